@@ -1,0 +1,33 @@
+// Pair terms: what is summed over (anchor, item) pairs. A surrogate alone, or the exponential of one.
+#pragma once
+
+#include "core/surrogate.h"
+
+namespace xrisk {
+
+// phi(d); the anchor's shift is not used.
+template <class T, class Phi>
+struct PlainTerm {
+  Phi phi;
+  template <class V>
+  XRISK_HD void operator()(V d, V /*shift*/, V& value, V& slope) const {
+    phi(d, value, slope);
+  }
+};
+
+// exp(phi(d) / temperature - shift) and its slope. The shift is at least the anchor's largest
+// exponent (rows) or its log sum (columns), so the exponent is never above rounding.
+template <class T, class Phi>
+struct ExponentialTerm {
+  Phi phi;
+  T inverse_temperature;
+  template <class V>
+  XRISK_HD void operator()(V d, V shift, V& value, V& slope) const {
+    V inner_value, inner_slope;
+    phi(d, inner_value, inner_slope);
+    value = exponential(inner_value * V(inverse_temperature) - shift);
+    slope = value * inner_slope * V(inverse_temperature);
+  }
+};
+
+}  // namespace xrisk

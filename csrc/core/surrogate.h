@@ -1,0 +1,139 @@
+// The surrogates phi(d) and their slopes phi'(d), d = item score - anchor score: written once, used
+// by the CPU kernels, the CUDA kernels and the op that shows them to the tests.
+//
+// Kinks: the slope at an exact tie is that of the left piece (0 for the hinges). NaN in, NaN out.
+#pragma once
+
+#include "core/macros.h"
+#include "core/math.h"
+#include "core/params.h"
+
+namespace xrisk {
+
+// (m + d)^2
+template <class T>
+struct Squared {
+  T margin;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    const V z = d + V(margin);
+    value = z * z;
+    slope = z + z;
+  }
+};
+
+// max(m + d, 0)^2
+template <class T>
+struct SquaredHinge {
+  T margin;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    const V z = positive_part(d + V(margin));
+    value = z * z;
+    slope = z + z;
+  }
+};
+
+// max(m + d, 0)
+template <class T>
+struct Hinge {
+  T margin;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    value = positive_part(d + V(margin));
+    slope = select(greater(value, V(T(0))), V(T(1)), V(T(0)));
+  }
+};
+
+// max(s (d - m) + m, m + d, -s (d + m)), s >= 1: the three pieces meet at d = s m / (s - 1) and -m.
+template <class T>
+struct BarrierHinge {
+  T margin, scale;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    const V middle = d + V(margin);
+    const V steep = V(scale) * (d - V(margin)) + V(margin);
+    const V left = V(-scale) * middle;
+    value = select(greater(steep, middle), steep, middle);
+    slope = select(greater(steep, middle), V(scale), V(T(1)));
+    slope = select(greater(middle, V(T(0))), slope, V(-scale));
+    value = select(greater(left, value), left, value);
+  }
+};
+
+// log(1 + exp(s d)) = s max(d, 0) + log(1 + exp(-s |d|)): the exponent is never positive.
+template <class T>
+struct Logistic {
+  T scale;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    const V z = V(scale) * d;
+    const V q = exponential(-absolute(z));
+    value = positive_part(z) + log_one_plus(q);
+    slope = V(scale) * select(greater(z, V(T(0))), V(T(1)), q) / (V(T(1)) + q);
+  }
+};
+
+// 1 / (1 + exp(-s d))
+template <class T>
+struct Sigmoid {
+  T scale;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    const V z = V(scale) * d;
+    const V q = exponential(-absolute(z));
+    const V r = V(T(1)) / (V(T(1)) + q);
+    value = select(greater(z, V(T(0))), V(T(1)), q) * r;
+    slope = V(scale) * q * r * r;
+  }
+};
+
+// exp(s d): may reach inf, by definition; the log sums are there for that.
+template <class T>
+struct Exponential {
+  T scale;
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    value = exponential(V(scale) * d);
+    slope = V(scale) * value;
+  }
+};
+
+// 1[d > 0] + 1/2 on ties, slope 0. (d - d) carries a NaN through the comparisons.
+template <class T>
+struct ZeroOne {
+  template <class V>
+  XRISK_HD void operator()(V d, V& value, V& slope) const {
+    const V zero = V(T(0));
+    value = select(greater(d, zero), V(T(1)), select(greater(zero, d), zero, V(T(0.5)) + (d - d)));
+    slope = zero;
+  }
+};
+
+// Calls f with the surrogate as a functor: a typed switch, so that a kernel is a template over the
+// functor and the choice is made once per call.
+template <class T, class F>
+XRISK_HD void visit_surrogate(Surrogate kind, const SurrogateParams& params, F&& f) {
+  const T margin = static_cast<T>(params.margin);
+  const T scale = static_cast<T>(params.scale);
+  switch (kind) {
+    case Surrogate::kSquared:
+      return f(Squared<T>{margin});
+    case Surrogate::kSquaredHinge:
+      return f(SquaredHinge<T>{margin});
+    case Surrogate::kHinge:
+      return f(Hinge<T>{margin});
+    case Surrogate::kBarrierHinge:
+      return f(BarrierHinge<T>{margin, scale});
+    case Surrogate::kLogistic:
+      return f(Logistic<T>{scale});
+    case Surrogate::kSigmoid:
+      return f(Sigmoid<T>{scale});
+    case Surrogate::kExponential:
+      return f(Exponential<T>{scale});
+    case Surrogate::kZeroOne:
+      return f(ZeroOne<T>{});
+  }
+}
+
+}  // namespace xrisk

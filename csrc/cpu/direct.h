@@ -1,0 +1,16 @@
+// The direct kernels over all anchors or items: what the plain and the log sums share.
+#pragma once
+
+#include "cpu/executor.h"
+#include "cpu/kernel_table.h"
+#include "cpu/scratch.h"
+
+namespace xrisk::cpu {
+
+template <class T>
+void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Executor& executor);
+
+template <class T>
+void direct_columns(const DirectColumns<T>& call, const Executor& executor);
+
+}  // namespace xrisk::cpu

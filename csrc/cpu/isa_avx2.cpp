@@ -1,0 +1,19 @@
+// The kernels for x86-64 with AVX2 and FMA.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include <immintrin.h>
+
+#include "cpu/kernel_table.h"
+
+#define XRISK_ISA avx2
+#define XRISK_VECTOR_BYTES 32
+#define XRISK_TARGET "avx2,fma,f16c,bmi,bmi2,popcnt"
+#include "cpu/isa_begin.h"
+
+#include "cpu/kernels_inl.h"
+
+#include "cpu/isa_end.h"
+#endif  // __x86_64__

@@ -1,0 +1,137 @@
+// The interface between the kernels (compiled per SIMD variant) and the code that schedules them.
+//
+// Kernels work on ranges over raw pointers and start no threads. Sums come back as doubles.
+#pragma once
+
+#include <cstdint>
+
+#include "core/params.h"
+
+namespace xrisk::cpu {
+
+// Items: scores [M] and weights [C, M] (null: one channel of ones).
+template <class T>
+struct Items {
+  const T* scores = nullptr;
+  const T* weights = nullptr;
+  int64_t count = 0;
+  int64_t channels = 1;
+};
+
+// What is summed over pairs. With inverse_temperature > 0 it is exp(phi * inverse_temperature -
+// shift of the anchor), otherwise phi.
+struct PairTermParams {
+  Surrogate surrogate = Surrogate::kSquaredHinge;
+  SurrogateParams params;
+  double inverse_temperature = 0.0;
+};
+
+template <class T>
+struct DirectRows {
+  PairTermParams term;
+  const T* anchors = nullptr;        // [P]
+  const double* shifts = nullptr;    // [P], exponential term only
+  Items<T> items;
+  double* sums = nullptr;            // [C, P]
+  double* slopes = nullptr;          // [C, P]
+  int64_t stride = 0;                // between channels of sums and slopes
+};
+
+template <class T>
+struct DirectColumns {
+  PairTermParams term;
+  const T* anchors = nullptr;             // [P]
+  const double* shifts = nullptr;         // [P], exponential term only
+  const double* anchor_weights = nullptr; // [C, P]
+  int64_t anchor_count = 0;
+  Items<T> items;
+  T* out = nullptr;                       // [M]: sum_c w_cj sum_i a_ci slope_ij
+};
+
+// Sorted keys with a table that finds the rank of a score: #{keys < score}.
+template <class T>
+struct RankIndex {
+  const T* keys = nullptr;              // keys[1..count] ascending, keys[0] = keys[1], +inf padding
+  int64_t count = 0;
+  const int32_t* bucket_start = nullptr;  // keys in lower buckets
+  int32_t buckets = 0;
+  T low = 0;
+  T inverse_width = 0;
+  bool crowded = false;                 // too many keys share a bucket: descend the tree instead
+  static constexpr int kMaxLevels = 10;
+  const T* tree = nullptr;              // 16-ary: the last key of every child block, level by level
+  int levels = 0;
+  int64_t level_offset[kMaxLevels] = {};
+  int64_t level_blocks[kMaxLevels] = {};
+};
+
+// Per interval between two keys and channel: sums of w, w d, w d^2 with d the distance to the lower
+// key, and the weight that stands exactly on that key (zero_one only).
+constexpr int kMomentSlots = 4;
+
+template <class T>
+struct Kernels {
+  // For anchors [anchor_begin, anchor_end): sums and slopes over items [item_begin, item_end).
+  void (*direct_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
+                      int64_t item_begin, int64_t item_end);
+  void (*direct_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
+
+  // ranks [M] of items [begin, end).
+  void (*rank_items)(const RankIndex<T>&, const T* scores, int64_t begin, int64_t end,
+                     int32_t* ranks);
+  // The same, and adds the items' moments to [intervals, C, kMomentSlots].
+  void (*accumulate_moments)(const RankIndex<T>&, const Items<T>&, int64_t begin, int64_t end,
+                             bool ties, int32_t* ranks, double* moments);
+  // out[j] (+)= sum_c w_cj (linear_c (y_j - key) + constant_c); table [intervals, stride] holds
+  // {key, linear_0, constant_0, linear_1, ...} of the item's interval.
+  void (*evaluate_intervals)(const T* table, int64_t stride, const int32_t* ranks, const Items<T>&,
+                             int64_t begin, int64_t end, bool add, T* out);
+
+  // out = {sum w, sum w (x - centre), sum w (x - centre)^2}; weights may be null.
+  void (*power_sums)(const T* x, const T* weights, int64_t count, double centre, double out[3]);
+  // sum w exp(scale (x - centre))
+  double (*exponential_sum)(const T* x, const T* weights, int64_t count, double scale,
+                            double centre);
+  // out = factor * exp(scale (x - centre))
+  void (*scaled_exponentials)(const T* x, int64_t count, double scale, double centre, double factor,
+                              double* out);
+  bool (*all_finite)(const T* x, int64_t count);
+  // Surrogate value and slope, for the op that shows them to the tests.
+  void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
+                    T* values, T* slopes);
+};
+
+struct KernelTable {
+  const char* name;
+  int lanes;  // floats in a register
+  Kernels<float> single;
+  Kernels<double> twice;
+};
+
+namespace baseline {
+const KernelTable& kernel_table();
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const KernelTable& kernel_table();
+}
+namespace avx512 {
+const KernelTable& kernel_table();
+}
+#endif
+
+// The variant in use: the best that the CPU has, or the one that XRISK_SIMD or select_simd named.
+const KernelTable& kernel_table();
+// "baseline", "avx2", "avx512" or "auto"; false if this CPU or build does not have it.
+bool select_simd(const char* name);
+
+template <class T>
+const Kernels<T>& kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_table().single;
+  } else {
+    return kernel_table().twice;
+  }
+}
+
+}  // namespace xrisk::cpu

@@ -1,0 +1,119 @@
+#include "cpu/log_sums.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/surrogate.h"
+#include "cpu/direct.h"
+
+namespace xrisk::cpu {
+namespace {
+
+// Every surrogate is convex or monotone in d, so its maximum over the items is at the highest or
+// the lowest of them: the shift needs no pass over the pairs.
+template <class T>
+struct Extremes {
+  T low, high;
+  bool any;
+};
+
+template <class T>
+Extremes<T> weighed_extremes(const Items<T>& items) {
+  Extremes<T> e{T(0), T(0), false};
+  for (int64_t j = 0; j < items.count; ++j) {
+    if (items.weights != nullptr && items.weights[j] == 0) continue;
+    const T y = items.scores[j];
+    if (!e.any || y < e.low) e.low = y;
+    if (!e.any || y > e.high) e.high = y;
+    e.any = true;
+  }
+  return e;
+}
+
+// The kernel wants weights, and no item whose exponential could overflow before its weight 0
+// removes it: such items take the place of a real one.
+template <class T>
+Items<T> prepared_items(const Items<T>& items, const Extremes<T>& extremes, Scratch& scratch) {
+  Items<T> result = items;
+  if (items.weights == nullptr) {
+    T* ones = scratch.allocate<T>(items.count);
+    std::fill(ones, ones + items.count, T(1));
+    result.weights = ones;
+    return result;
+  }
+  T* scores = scratch.allocate<T>(items.count);
+  for (int64_t j = 0; j < items.count; ++j) {
+    scores[j] = items.weights[j] == 0 ? extremes.low : items.scores[j];
+  }
+  result.scores = scores;
+  return result;
+}
+
+}  // namespace
+
+template <class T>
+void log_rows(const LogSums<T>& call, double* log_sums, double* slopes, Scratch& scratch,
+              const Executor& executor) {
+  const Extremes<T> extremes = weighed_extremes(call.items);
+  if (!extremes.any) {
+    std::fill(log_sums, log_sums + call.anchor_count, -INFINITY);
+    std::fill(slopes, slopes + call.anchor_count, 0.0);
+    return;
+  }
+  double* shifts = scratch.allocate<double>(call.anchor_count);
+  visit_surrogate<T>(call.term.surrogate, call.term.params, [&](const auto& phi) {
+    const T inverse_temperature = static_cast<T>(call.term.inverse_temperature);
+    for (int64_t i = 0; i < call.anchor_count; ++i) {
+      T low, high, slope;
+      phi(extremes.low - call.anchors[i], low, slope);
+      phi(extremes.high - call.anchors[i], high, slope);
+      // Rounded to T here, as the kernel will see it.
+      shifts[i] = static_cast<double>((low > high ? low : high) * inverse_temperature);
+    }
+  });
+  DirectRows<T> rows;
+  rows.term = call.term;
+  rows.anchors = call.anchors;
+  rows.shifts = shifts;
+  rows.items = prepared_items(call.items, extremes, scratch);
+  rows.sums = log_sums;
+  rows.slopes = slopes;
+  direct_rows(rows, call.anchor_count, scratch, executor);
+  for (int64_t i = 0; i < call.anchor_count; ++i) {
+    if (shifts[i] == INFINITY) {  // phi itself is past the range of T
+      log_sums[i] = slopes[i] = INFINITY;
+      continue;
+    }
+    slopes[i] /= log_sums[i];
+    log_sums[i] = shifts[i] + std::log(log_sums[i]);
+  }
+}
+
+template <class T>
+void log_columns(const LogSums<T>& call, const double* anchor_weights, const double* log_sums,
+                 T* out, Scratch& scratch, const Executor& executor) {
+  const Extremes<T> extremes = weighed_extremes(call.items);
+  if (!extremes.any) {
+    std::fill(out, out + call.items.count, T(0));
+    return;
+  }
+  DirectColumns<T> columns;
+  columns.term = call.term;
+  columns.anchors = call.anchors;
+  columns.shifts = log_sums;
+  columns.anchor_weights = anchor_weights;
+  columns.anchor_count = call.anchor_count;
+  columns.items = prepared_items(call.items, extremes, scratch);
+  columns.out = out;
+  direct_columns(columns, executor);
+}
+
+#define XRISK_INSTANTIATE(T)                                                                  \
+  template void log_rows(const LogSums<T>&, double*, double*, Scratch&, const Executor&);     \
+  template void log_columns(const LogSums<T>&, const double*, const double*, T*, Scratch&,    \
+                            const Executor&);
+XRISK_INSTANTIATE(float)
+XRISK_INSTANTIATE(double)
+#undef XRISK_INSTANTIATE
+
+}  // namespace xrisk::cpu

@@ -1,0 +1,156 @@
+// Vec<T>: one SIMD register of floats or doubles, on the compilers' vector extensions.
+//
+// No intrinsics for arithmetic: GCC and Clang lower the same source to SSE2, AVX2, AVX-512 or NEON.
+// The few things that the extensions lack (mask to integer) have an intrinsic per target.
+// Loads and stores may be unaligned. Included by cpu/kernels_inl.h only (see cpu/isa_begin.h).
+#pragma once
+
+#include "core/macros.h"
+
+namespace xrisk::cpu::XRISK_ISA {
+
+// The native types, spelled out per element type: GCC loses the attribute of a dependent type.
+template <class T>
+struct Registers;
+template <>
+struct Registers<float> {
+  typedef float Native __attribute__((vector_size(XRISK_VECTOR_BYTES)));
+  typedef int32_t Integer __attribute__((vector_size(XRISK_VECTOR_BYTES)));
+  typedef float Half __attribute__((vector_size(XRISK_VECTOR_BYTES / 2)));
+};
+template <>
+struct Registers<double> {
+  typedef double Native __attribute__((vector_size(XRISK_VECTOR_BYTES)));
+  typedef int64_t Integer __attribute__((vector_size(XRISK_VECTOR_BYTES)));
+  typedef double Half __attribute__((vector_size(XRISK_VECTOR_BYTES / 2)));
+};
+
+template <class T>
+struct Vec {
+  using Native = typename Registers<T>::Native;
+  using Integer = typename Registers<T>::Integer;
+  static constexpr int kLanes = XRISK_VECTOR_BYTES / sizeof(T);
+  // All ones in a lane where the condition holds.
+  struct Mask {
+    Integer bits;
+  };
+
+  Native v;
+
+  Vec() = default;
+  XRISK_HD explicit Vec(T x) : v(x - Native{}) {}
+  XRISK_HD explicit Vec(Native x) : v(x) {}
+
+  static XRISK_HD Vec load(const T* p) {
+    Native x;
+    memcpy(&x, p, sizeof(x));
+    return Vec(x);
+  }
+  // The first `count` lanes; the others hold `fill`.
+  static XRISK_HD Vec load_partial(const T* p, int64_t count, T fill) {
+    Vec x(fill);
+    memcpy(&x.v, p, count * sizeof(T));
+    return x;
+  }
+  XRISK_HD void store(T* p) const { memcpy(p, &v, sizeof(v)); }
+  XRISK_HD void store_partial(T* p, int64_t count) const { memcpy(p, &v, count * sizeof(T)); }
+};
+
+template <class T>
+XRISK_HD Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v + b.v);
+}
+template <class T>
+XRISK_HD Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v - b.v);
+}
+template <class T>
+XRISK_HD Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v * b.v);
+}
+template <class T>
+XRISK_HD Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v / b.v);
+}
+template <class T>
+XRISK_HD Vec<T> operator-(Vec<T> a) {
+  return Vec<T>(-a.v);
+}
+template <class T>
+XRISK_HD typename Vec<T>::Mask greater(Vec<T> a, Vec<T> b) {
+  return {a.v > b.v};
+}
+template <class T>
+XRISK_HD Vec<T> select(typename Vec<T>::Mask condition, Vec<T> a, Vec<T> b) {
+  return Vec<T>(condition.bits ? a.v : b.v);
+}
+template <class T>
+XRISK_HD Vec<T> positive_part(Vec<T> x) {
+  const typename Vec<T>::Native zero{};
+  return Vec<T>(x.v < zero ? zero : x.v);  // keeps a NaN
+}
+template <class T>
+XRISK_HD Vec<T> absolute(Vec<T> x) {
+  const typename Vec<T>::Native zero{};
+  return Vec<T>(x.v < zero ? -x.v : x.v);
+}
+
+// Sum of the lanes, in a fixed order: halves first, then the last few one by one.
+template <class T>
+XRISK_HD T sum(Vec<T> x) {
+  typename Registers<T>::Half low, high;
+  memcpy(&low, &x.v, sizeof(low));
+  memcpy(&high, reinterpret_cast<const char*>(&x.v) + sizeof(low), sizeof(high));
+  low += high;
+  constexpr int kLeft = Vec<T>::kLanes / 2;
+  T lanes[kLeft];
+  memcpy(lanes, &low, sizeof(lanes));
+  for (int width = kLeft / 2; width > 0; width /= 2) {
+    for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
+  }
+  return lanes[0];
+}
+
+// How many of the 16 values at p are below y. The workhorse of the rank search.
+XRISK_HD int count_below_16(const float* p, float y) {
+#if XRISK_VECTOR_BYTES == 64
+  const __m512 keys = _mm512_loadu_ps(p);
+  return __builtin_popcount(_mm512_cmp_ps_mask(keys, _mm512_set1_ps(y), _CMP_LT_OQ));
+#elif XRISK_VECTOR_BYTES == 32
+  const __m256 value = _mm256_set1_ps(y);
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), value, _CMP_LT_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), value, _CMP_LT_OQ));
+  return __builtin_popcount(low | high << 8);
+#else
+  Vec<float>::Integer total{};
+  for (int k = 0; k < 16; k += 4) total -= Vec<float>::load(p + k).v < Vec<float>(y).v;
+  return total[0] + total[1] + total[2] + total[3];
+#endif
+}
+XRISK_HD int count_below_16(const double* p, double y) {
+  constexpr int kLanes = Vec<double>::kLanes;
+  Vec<double>::Integer total{};
+  for (int k = 0; k < 16; k += kLanes) total -= Vec<double>::load(p + k).v < Vec<double>(y).v;
+  int64_t count = 0;
+  for (int k = 0; k < kLanes; ++k) count += total[k];
+  return static_cast<int>(count);
+}
+
+// table[index[k]] for every lane. Without AVX2 the compiler's own scalar loads are used.
+XRISK_HD Vec<float> gather(const float* table, const int32_t* index) {
+#if XRISK_VECTOR_BYTES == 64
+  return Vec<float>(
+      (Vec<float>::Native)_mm512_i32gather_ps(_mm512_loadu_si512(index), table, sizeof(float)));
+#else
+  Vec<float> x;
+  for (int k = 0; k < Vec<float>::kLanes; ++k) x.v[k] = table[index[k]];
+  return x;
+#endif
+}
+XRISK_HD Vec<double> gather(const double* table, const int32_t* index) {
+  Vec<double> x;
+  for (int k = 0; k < Vec<double>::kLanes; ++k) x.v[k] = table[index[k]];
+  return x;
+}
+
+}  // namespace xrisk::cpu::XRISK_ISA

@@ -1,0 +1,111 @@
+// One-pass sums over the items alone: the O(n) algorithms for squared and exponential, the
+// finiteness screen, and the surrogates themselves for the tests. Bytes: one read of the scores.
+#pragma once
+
+#include "core/surrogate.h"
+#include "cpu/simd.h"
+#include "cpu/simd_math.h"
+
+namespace xrisk::cpu::XRISK_ISA {
+
+using D = Vec<double>;
+
+// D::kLanes scores as doubles; lanes past `left` hold `fill`.
+template <class T>
+XRISK_HD D widen(const T* x, int64_t left, T fill) {
+  typedef T Narrow __attribute__((vector_size(D::kLanes * sizeof(T))));
+  Narrow narrow = Narrow{} + fill;
+  if (left >= D::kLanes) {
+    memcpy(&narrow, x, sizeof(narrow));
+  } else {
+    memcpy(&narrow, x, left * sizeof(T));
+  }
+  return D(__builtin_convertvector(narrow, D::Native));
+}
+
+template <class T>
+XRISK_HD D weight_of(const T* weights, int64_t j, int64_t left) {
+  static constexpr double kOnes[2 * 8] = {1, 1, 1, 1, 1, 1, 1, 1};
+  if (weights != nullptr) return widen(weights + j, left, T(0));
+  return left >= D::kLanes ? D(1.0) : D::load(kOnes + 8 - left);
+}
+
+template <class T>
+void power_sums(const T* x, const T* weights, int64_t count, double centre, double out[3]) {
+  D s0(0.0), s1(0.0), s2(0.0);
+  for (int64_t j = 0; j < count; j += D::kLanes) {
+    const D d = widen(x + j, count - j, x[j]) - D(centre);
+    const D w = weight_of(weights, j, count - j);
+    s0 = s0 + w;
+    s1 = s1 + w * d;
+    s2 = s2 + w * d * d;
+  }
+  out[0] = sum(s0);
+  out[1] = sum(s1);
+  out[2] = sum(s2);
+}
+
+template <class T>
+double exponential_sum(const T* x, const T* weights, int64_t count, double scale, double centre) {
+  D total(0.0);
+  for (int64_t j = 0; j < count; j += D::kLanes) {
+    const D d = widen(x + j, count - j, x[j]) - D(centre);
+    total = total + weight_of(weights, j, count - j) * exponential(D(scale) * d);
+  }
+  return sum(total);
+}
+
+template <class T>
+void scaled_exponentials(const T* x, int64_t count, double scale, double centre, double factor,
+                         double* out) {
+  for (int64_t j = 0; j < count; j += D::kLanes) {
+    const int64_t left = count - j;
+    const D d = widen(x + j, left, x[j]) - D(centre);
+    const D y = D(factor) * exponential(D(scale) * d);
+    if (left >= D::kLanes) {
+      y.store(out + j);
+    } else {
+      y.store_partial(out + j, left);
+    }
+  }
+}
+
+// x - x is 0 for a finite x and NaN otherwise; the sum of the differences tells.
+template <class T>
+bool all_finite(const T* x, int64_t count) {
+  using V = Vec<T>;
+  V total(T(0));
+  int64_t j = 0;
+  for (; j + V::kLanes <= count; j += V::kLanes) {
+    const V y = V::load(x + j);
+    total = total + (y - y);
+  }
+  if (j < count) {
+    const V y = V::load_partial(x + j, count - j, T(0));
+    total = total + (y - y);
+  }
+  return sum(total) == T(0);
+}
+
+template <class T>
+void surrogate(Surrogate kind, const SurrogateParams& params, const T* differences, int64_t count,
+               T* values, T* slopes) {
+  using V = Vec<T>;
+  visit_surrogate<T>(kind, params, [&](const auto& phi) {
+    for (int64_t j = 0; j < count; j += V::kLanes) {
+      const int64_t left = count - j;
+      V value, slope;
+      if (left >= V::kLanes) {
+        phi(V::load(differences + j), value, slope);
+        value.store(values + j);
+        slope.store(slopes + j);
+      } else {
+        phi(V::load_partial(differences + j, left, T(0)), value, slope);
+        value.store_partial(values + j, left);
+        slope.store_partial(slopes + j, left);
+      }
+    }
+  });
+}
+
+}  // namespace xrisk::cpu::XRISK_ISA

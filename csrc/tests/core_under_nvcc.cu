@@ -1,0 +1,29 @@
+// Compiles every header of core/ as device code: what the CUDA kernels will be written in.
+#include "core/macros.h"
+#include "core/math.h"
+#include "core/moving_average.h"
+#include "core/pair_term.h"
+#include "core/params.h"
+#include "core/rules.h"
+#include "core/sort_key.h"
+#include "core/surrogate.h"
+
+namespace xrisk {
+
+template <class T>
+__global__ void use_core(Surrogate kind, SurrogateParams params, const T* d, T* out, double* state) {
+  const int k = threadIdx.x;
+  visit_surrogate<T>(kind, params, [&](const auto& phi) {
+    T value, slope;
+    ExponentialTerm<T, std::decay_t<decltype(phi)>>{phi, T(2)}(d[k], T(0), value, slope);
+    out[k] = value + slope + static_cast<T>(sort_key(d[k]) & 1);
+  });
+  const AnchorTerms terms = average_precision_rule(state[k], 0.5);
+  state[k] = blend_log(blend_linear(terms.value, terms.positive_weight, 0.5), 1.0, 0.9) +
+             pairwise_auc_rule(state[k]).value + (is_storable(state[k], true) ? 1.0 : 0.0);
+}
+
+template __global__ void use_core(Surrogate, SurrogateParams, const float*, float*, double*);
+template __global__ void use_core(Surrogate, SurrogateParams, const double*, double*, double*);
+
+}  // namespace xrisk

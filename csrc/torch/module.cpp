@@ -1,0 +1,92 @@
+// The op schemas on one page, their CPU registration, and the Python module _C.
+#include <pybind11/pybind11.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include "cpu/kernel_table.h"
+#include "torch/ops.h"
+
+#ifndef XRISK_VERSION
+#define XRISK_VERSION "unknown"
+#endif
+
+TORCH_LIBRARY(xrisk_ext, m) {
+  // P1: sums_ci = sum_j w_cj phi(items_j - anchors_i) and the same with the slope phi'.
+  m.def(
+      "pairwise_sums_rows(Tensor anchors, Tensor items, Tensor? item_weights, Tensor scale, "
+      "float margin, int surrogate, int algorithm) -> (Tensor sums, Tensor slopes)");
+  m.def(
+      "pairwise_sums_columns(Tensor anchors, Tensor items, Tensor? item_weights, "
+      "Tensor anchor_weights, Tensor scale, float margin, int surrogate, int algorithm) -> Tensor");
+  m.def(
+      "pairwise_log_sums_rows(Tensor anchors, Tensor items, Tensor? item_weights, Tensor scale, "
+      "Tensor temperature, float margin, int surrogate) -> (Tensor log_sums, Tensor slopes)");
+  m.def(
+      "pairwise_log_sums_columns(Tensor anchors, Tensor items, Tensor? item_weights, "
+      "Tensor anchor_weights, Tensor log_sums, Tensor scale, Tensor temperature, float margin, "
+      "int surrogate) -> Tensor");
+  m.def(
+      "surrogate_values(Tensor differences, Tensor scale, float margin, int surrogate) -> "
+      "(Tensor values, Tensor slopes)");
+  // P2
+  m.def(
+      "moving_average_update_(Tensor(a!) state, Tensor index, Tensor values, Tensor gamma, "
+      "bool log) -> Tensor");
+  // rows -> rule -> columns
+  m.def(
+      "score_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
+      "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
+      "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
+}
+
+TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
+  m.impl("pairwise_sums_rows", &xrisk::pairwise_sums_rows);
+  m.impl("pairwise_sums_columns", &xrisk::pairwise_sums_columns);
+  m.impl("pairwise_log_sums_rows", &xrisk::pairwise_log_sums_rows);
+  m.impl("pairwise_log_sums_columns", &xrisk::pairwise_log_sums_columns);
+  m.impl("surrogate_values", &xrisk::surrogate_values);
+  m.impl("moving_average_update_", &xrisk::moving_average_update_);
+  m.impl("score_step_", &xrisk::score_step_);
+}
+
+namespace {
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["version"] = XRISK_VERSION;
+  info["torch"] = TORCH_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#else
+  info["compiler"] = "gcc " __VERSION__;
+#endif
+  info["cpp_standard"] = static_cast<long>(__cplusplus);
+  pybind11::list built;
+  built.append("baseline");
+#if defined(__x86_64__)
+  built.append("avx2");
+  built.append("avx512");
+#endif
+  info["simd_built"] = built;
+  info["simd"] = xrisk::cpu::kernel_table().name;
+  info["cuda"] = false;
+  info["cuda_archs"] = pybind11::list();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of xrisk_ext; the ops are under torch.ops.xrisk_ext.";
+  m.def("build_info", &build_info, "What was built, and which SIMD variant is in use.");
+  m.def(
+      "select_simd",
+      [](const std::string& name) {
+        if (!xrisk::cpu::select_simd(name.c_str())) {
+          throw pybind11::value_error("select_simd: this CPU or build has no variant " + name);
+        }
+      },
+      pybind11::arg("name"),
+      "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
+}

@@ -1,0 +1,51 @@
+// The CPU implementations that torch/module.cpp registers. Schemas and docstrings: there and in
+// xrisk_ext/ops.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace xrisk {
+
+std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale, double margin,
+    int64_t surrogate, int64_t algorithm);
+
+at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
+                                 const std::optional<at::Tensor>& item_weights,
+                                 const at::Tensor& anchor_weights, const at::Tensor& scale,
+                                 double margin, int64_t surrogate, int64_t algorithm);
+
+std::tuple<at::Tensor, at::Tensor> pairwise_log_sums_rows(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
+    const at::Tensor& temperature, double margin, int64_t surrogate);
+
+at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
+                                     const std::optional<at::Tensor>& item_weights,
+                                     const at::Tensor& anchor_weights, const at::Tensor& log_sums,
+                                     const at::Tensor& scale, const at::Tensor& temperature,
+                                     double margin, int64_t surrogate);
+
+std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& differences,
+                                                    const at::Tensor& scale, double margin,
+                                                    int64_t surrogate);
+
+at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& index,
+                                  const at::Tensor& values, const at::Tensor& gamma, bool log);
+
+std::tuple<at::Tensor, at::Tensor> score_step_(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
+    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
+    bool mean_reduction);
+
+// Returns value; its gradient with respect to scores is `gradient` times the upstream gradient.
+at::Tensor attach_gradient(const at::Tensor& scores, const at::Tensor& value,
+                           const at::Tensor& gradient);
+
+}  // namespace xrisk

@@ -1,0 +1,217 @@
+// P1 on the CPU: pairwise sums and log sums, their column slopes, and the surrogates themselves.
+#include <cmath>
+
+#include "cpu/log_sums.h"
+#include "torch/common.h"
+#include "torch/ops.h"
+
+namespace xrisk {
+namespace {
+
+// Anchors [P], items [M] and weights [C, M], checked and in the type of the accumulation.
+struct Pairs {
+  at::Tensor anchors, items, weights;
+  int64_t channels = 1;
+  bool channel_dimension = false;
+  at::ScalarType type = at::kFloat;
+};
+
+Pairs check_pairs(const char* op, const at::Tensor& anchors, const at::Tensor& items,
+                  const std::optional<at::Tensor>& item_weights, bool non_negative) {
+  check_floating(anchors, op, "anchors");
+  check_floating(items, op, "items");
+  check_cpu(anchors, op, "anchors");
+  check_cpu(items, op, "items");
+  TORCH_CHECK_VALUE(anchors.dim() == 1, op, ": expected anchors of shape [P], got ",
+                    anchors.sizes());
+  TORCH_CHECK_VALUE(items.dim() == 1, op, ": expected items of shape [M], got ", items.sizes());
+  TORCH_CHECK_VALUE(anchors.numel() < INT32_MAX && items.numel() < INT32_MAX, op,
+                    ": expected fewer than 2^31 anchors and items");
+  Pairs pairs;
+  const bool twice = anchors.scalar_type() == at::kDouble || items.scalar_type() == at::kDouble;
+  pairs.type = twice ? at::kDouble : at::kFloat;
+  pairs.anchors = contiguous_as(anchors, pairs.type);
+  pairs.items = contiguous_as(items, pairs.type);
+  if (item_weights.has_value()) {
+    const at::Tensor& w = *item_weights;
+    const bool one = w.dim() == 1 && w.size(0) == items.numel();
+    const bool many = w.dim() == 2 && w.size(1) == items.numel();
+    TORCH_CHECK_VALUE(one || many, op, ": expected item_weights of shape [", items.numel(),
+                      "] or [C, ", items.numel(), "], got ", w.sizes());
+    pairs.weights = checked_weights(w, pairs.type, non_negative, op);
+    pairs.channel_dimension = many;
+    pairs.channels = many ? w.size(0) : 1;
+  }
+  return pairs;
+}
+
+template <class T>
+cpu::Items<T> items_of(const Pairs& pairs) {
+  return {pairs.items.const_data_ptr<T>(),
+          pairs.weights.defined() ? pairs.weights.const_data_ptr<T>() : nullptr,
+          pairs.items.numel(), pairs.channels};
+}
+
+at::Tensor empty_rows(const Pairs& pairs, at::ScalarType type) {
+  const int64_t p = pairs.anchors.numel();
+  const auto options = pairs.anchors.options().dtype(type);
+  return pairs.channel_dimension ? at::empty({pairs.channels, p}, options) : at::empty({p}, options);
+}
+
+// The algorithm for these scores: what is not finite cannot be sorted or centred.
+template <class T>
+Algorithm algorithm_for(const cpu::PairwiseSpec& spec, const Pairs& pairs,
+                        const cpu::Executor& executor) {
+  const int64_t p = pairs.anchors.numel(), m = pairs.items.numel();
+  const Algorithm algorithm = cpu::choose_algorithm<T>(spec, p, m, pairs.channels);
+  if (algorithm == Algorithm::kDirect) return algorithm;
+  const bool finite = cpu::all_finite(pairs.anchors.const_data_ptr<T>(), p, executor) &&
+                      cpu::all_finite(pairs.items.const_data_ptr<T>(), m, executor);
+  return finite ? algorithm : Algorithm::kDirect;
+}
+
+at::Tensor doubles(const at::Tensor& t) { return contiguous_as(t, at::kDouble); }
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(const at::Tensor& anchors,
+                                                      const at::Tensor& items,
+                                                      const std::optional<at::Tensor>& item_weights,
+                                                      const at::Tensor& scale, double margin,
+                                                      int64_t surrogate, int64_t algorithm) {
+  constexpr const char* kOp = "pairwise_sums";
+  const NoAutocast no_autocast;
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
+  cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
+  at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
+  if (sums.numel() == 0) return {sums.to(pairs.type), slopes.to(pairs.type)};
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    const AtenExecutor executor;
+    cpu::Scratch scratch;
+    spec.algorithm = algorithm_for<T>(spec, pairs, executor);
+    const cpu::Anchors<T> x{pairs.anchors.const_data_ptr<T>(), pairs.anchors.numel()};
+    cpu::ItemPass<T> pass{items_of<T>(pairs)};
+    cpu::make_pairwise_sums(spec, x, scratch, executor)
+        ->rows(pass, sums.mutable_data_ptr<double>(), slopes.mutable_data_ptr<double>());
+  });
+  return {sums.to(pairs.type), slopes.to(pairs.type)};
+}
+
+at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
+                                 const std::optional<at::Tensor>& item_weights,
+                                 const at::Tensor& anchor_weights, const at::Tensor& scale,
+                                 double margin, int64_t surrogate, int64_t algorithm) {
+  constexpr const char* kOp = "pairwise_sums_columns";
+  const NoAutocast no_autocast;
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
+  cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
+  TORCH_CHECK_VALUE(anchor_weights.numel() == pairs.channels * pairs.anchors.numel(), kOp,
+                    ": expected anchor_weights of the shape of the sums, got ",
+                    anchor_weights.sizes());
+  at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
+  if (out.numel() == 0) return out;
+  if (anchor_weights.numel() == 0) return out.zero_();
+  const at::Tensor weights = doubles(anchor_weights);
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    const AtenExecutor executor;
+    cpu::Scratch scratch;
+    spec.algorithm = algorithm_for<T>(spec, pairs, executor);
+    const cpu::Anchors<T> x{pairs.anchors.const_data_ptr<T>(), pairs.anchors.numel()};
+    cpu::ItemPass<T> pass{items_of<T>(pairs)};
+    cpu::make_pairwise_sums(spec, x, scratch, executor)
+        ->columns(pass, weights.const_data_ptr<double>(), out.mutable_data_ptr<T>());
+  });
+  return out;
+}
+
+namespace {
+
+template <class T>
+cpu::LogSums<T> log_sums_of(const Pairs& pairs, const cpu::PairwiseSpec& spec, double temperature) {
+  cpu::LogSums<T> call;
+  call.term = {spec.surrogate, spec.params, 1.0 / temperature};
+  call.anchors = pairs.anchors.const_data_ptr<T>();
+  call.anchor_count = pairs.anchors.numel();
+  call.items = items_of<T>(pairs);
+  return call;
+}
+
+double checked_temperature(const at::Tensor& temperature, const char* op) {
+  const double value = scalar_value(temperature, op, "temperature");
+  TORCH_CHECK_VALUE(value > 0 && std::isfinite(value), op,
+                    ": expected temperature > 0 and finite, got ", value);
+  return value;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> pairwise_log_sums_rows(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
+    const at::Tensor& temperature, double margin, int64_t surrogate) {
+  constexpr const char* kOp = "pairwise_log_sums";
+  const NoAutocast no_autocast;
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  TORCH_CHECK_VALUE(!pairs.channel_dimension, kOp, ": expected item_weights of shape [",
+                    items.numel(), "], got ", item_weights->sizes());
+  const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
+  const double t = checked_temperature(temperature, kOp);
+  at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::Scratch scratch;
+    cpu::log_rows(log_sums_of<T>(pairs, spec, t), sums.mutable_data_ptr<double>(),
+                  slopes.mutable_data_ptr<double>(), scratch, AtenExecutor());
+  });
+  return {sums.to(pairs.type), slopes.to(pairs.type)};
+}
+
+at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
+                                     const std::optional<at::Tensor>& item_weights,
+                                     const at::Tensor& anchor_weights, const at::Tensor& log_sums,
+                                     const at::Tensor& scale, const at::Tensor& temperature,
+                                     double margin, int64_t surrogate) {
+  constexpr const char* kOp = "pairwise_log_sums_columns";
+  const NoAutocast no_autocast;
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
+  const double t = checked_temperature(temperature, kOp);
+  for (const at::Tensor& rows : {anchor_weights, log_sums}) {
+    TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
+                      ": expected one anchor weight and one log sum per anchor, got ",
+                      rows.sizes());
+  }
+  at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
+  const at::Tensor weights = doubles(anchor_weights), sums = doubles(log_sums);
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::Scratch scratch;
+    cpu::log_columns(log_sums_of<T>(pairs, spec, t), weights.const_data_ptr<double>(),
+                     sums.const_data_ptr<double>(), out.mutable_data_ptr<T>(), scratch,
+                     AtenExecutor());
+  });
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& differences,
+                                                    const at::Tensor& scale, double margin,
+                                                    int64_t surrogate) {
+  constexpr const char* kOp = "surrogate_values";
+  check_floating(differences, kOp, "differences");
+  check_cpu(differences, kOp, "differences");
+  const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
+  const at::ScalarType type = accumulation_type(differences);
+  const at::Tensor d = contiguous_as(differences, type);
+  at::Tensor values = at::empty(d.sizes(), d.options());
+  at::Tensor slopes = at::empty(d.sizes(), d.options());
+  visit_floating(type, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::kernels<T>().surrogate(spec.surrogate, spec.params, d.const_data_ptr<T>(), d.numel(),
+                                values.mutable_data_ptr<T>(), slopes.mutable_data_ptr<T>());
+  });
+  return {values, slopes};
+}
+
+}  // namespace xrisk

@@ -1,0 +1,225 @@
+// The ops that write state on the CPU: P2, and the fused step of the score losses.
+#include <cmath>
+#include <vector>
+
+#include "cpu/moving_average.h"
+#include "cpu/score_step.h"
+#include "torch/common.h"
+#include "torch/ops.h"
+
+namespace xrisk {
+namespace {
+
+void check_state(const at::Tensor& state, const char* op) {
+  TORCH_CHECK_TYPE(state.scalar_type() == at::kFloat || state.scalar_type() == at::kDouble, op,
+                   ": expected state to be float32 or float64, got ", state.scalar_type());
+  TORCH_CHECK_VALUE(state.device().is_cpu(), op, ": expected state on the scores' device (cpu), got ",
+                    state.device(), "; move the loss with .to('cpu')");
+  TORCH_CHECK_VALUE(state.is_contiguous(), op, ": expected state to be contiguous");
+  TORCH_CHECK_VALUE(!state.requires_grad(), op, ": expected state without requires_grad");
+}
+
+void check_gamma(double gamma, const char* op) {
+  TORCH_CHECK_VALUE(gamma >= 0 && gamma <= 1, op, ": expected gamma in [0, 1], got ", gamma);
+}
+
+void check_range(const at::Tensor& index, int64_t entry, int64_t rows, const char* op) {
+  TORCH_CHECK_INDEX(entry < 0, op, ": expected index in [0, ", rows, "), got ",
+                    index.const_data_ptr<int64_t>()[entry < 0 ? 0 : entry], " at position ", entry);
+}
+
+// labels > 0, as bytes.
+template <class L>
+void positive_mask(const at::Tensor& labels, uint8_t* mask) {
+  const L* label = labels.const_data_ptr<L>();
+  AtenExecutor().for_range(labels.numel(), 1 << 17, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) mask[k] = label[k] > L(0);
+  });
+}
+
+// The mask, in `storage` unless the labels are one already.
+const uint8_t* positives_of(const at::Tensor& labels, at::Tensor& storage, const char* op) {
+  TORCH_CHECK_TYPE(!at::isComplexType(labels.scalar_type()) && !at::isQIntType(labels.scalar_type()),
+                   op, ": expected labels to be integers, bool or floating, got ",
+                   labels.scalar_type());
+  storage = labels.contiguous();
+  if (storage.scalar_type() == at::kBool) {
+    return reinterpret_cast<const uint8_t*>(storage.const_data_ptr<bool>());
+  }
+  if (storage.scalar_type() == at::kByte) return storage.const_data_ptr<uint8_t>();
+  at::Tensor mask = at::empty(storage.sizes(), storage.options().dtype(at::kByte));
+  uint8_t* out = mask.mutable_data_ptr<uint8_t>();
+  switch (storage.scalar_type()) {
+    case at::kFloat:
+      positive_mask<float>(storage, out);
+      break;
+    case at::kDouble:
+      positive_mask<double>(storage, out);
+      break;
+    case at::kInt:
+      positive_mask<int32_t>(storage, out);
+      break;
+    case at::kLong:
+      positive_mask<int64_t>(storage, out);
+      break;
+    default:  // small integers and halves are exact in float
+      storage = storage.to(at::kFloat);
+      positive_mask<float>(storage, out);
+  }
+  storage = mask;
+  return out;
+}
+
+}  // namespace
+
+at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& index,
+                                  const at::Tensor& values, const at::Tensor& gamma, bool log) {
+  constexpr const char* kOp = "moving_average_update_";
+  const NoAutocast no_autocast;
+  check_state(state, kOp);
+  check_floating(values, kOp, "values");
+  check_cpu(values, kOp, "values");
+  TORCH_CHECK_VALUE(state.dim() == 1 || state.dim() == 2, kOp,
+                    ": expected state of shape [N] or [N, C], got ", state.sizes());
+  TORCH_CHECK_VALUE(index.dim() == 1, kOp, ": expected index of shape [B], got ", index.sizes());
+  const int64_t entries = index.numel();
+  std::vector<int64_t> shape{entries};
+  if (state.dim() == 2) shape.push_back(state.size(1));
+  TORCH_CHECK_VALUE(values.sizes() == at::IntArrayRef(shape), kOp, ": expected values of shape ",
+                    at::IntArrayRef(shape), ", got ", values.sizes());
+  const at::Tensor ids = checked_index(index, entries, kOp);
+  const bool per_entry = gamma.dim() == 1;
+  TORCH_CHECK_VALUE(gamma.dim() == 0 || (per_entry && gamma.numel() == entries), kOp,
+                    ": expected gamma to be one number or of shape [", entries, "], got ",
+                    gamma.sizes());
+  check_cpu(gamma, kOp, "gamma");
+  const at::Tensor gammas = contiguous_as(gamma, at::kDouble);
+  for (int64_t k = 0; k < gammas.numel(); ++k) check_gamma(gammas.const_data_ptr<double>()[k], kOp);
+
+  const AtenExecutor executor;
+  const int64_t* ids_data = ids.const_data_ptr<int64_t>();
+  check_range(ids, cpu::find_out_of_range(ids_data, entries, state.size(0), executor),
+              state.size(0), kOp);
+  const at::ScalarType value_type = accumulation_type(values);
+  const at::Tensor observations = contiguous_as(values, value_type);
+  at::Tensor stored = at::empty(shape, state.options());
+  visit_floating(state.scalar_type(), [&](auto state_zero) {
+    visit_floating(value_type, [&](auto value_zero) {
+      using State = decltype(state_zero);
+      using Value = decltype(value_zero);
+      cpu::MovingAverage<State, Value, State> call;
+      call.state = state.mutable_data_ptr<State>();
+      call.rows = state.size(0);
+      call.columns = state.dim() == 2 ? state.size(1) : 1;
+      call.index = ids_data;
+      call.values = observations.const_data_ptr<Value>();
+      call.entries = entries;
+      call.gamma = gammas.const_data_ptr<double>();
+      call.gamma_per_entry = per_entry;
+      call.log_domain = log;
+      call.stored = stored.mutable_data_ptr<State>();
+      cpu::Scratch scratch;
+      cpu::moving_average_update(call, scratch, executor);
+    });
+  });
+  bump_version(state);
+  return stored;
+}
+
+std::tuple<at::Tensor, at::Tensor> score_step_(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
+    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
+    bool mean_reduction) {
+  constexpr const char* kOp = "score_step_";
+  const NoAutocast no_autocast;
+  check_floating(scores, kOp, "scores");
+  check_cpu(scores, kOp, "scores");
+  check_cpu(labels, kOp, "labels");
+  TORCH_CHECK_VALUE(scores.dim() == 1 || scores.dim() == 2, kOp,
+                    ": expected scores of shape [B], [B, 1] or [B, L], got ", scores.sizes());
+  const int64_t batch = scores.size(0), num_labels = scores.dim() == 2 ? scores.size(1) : 1;
+  const bool labels_match = labels.numel() == scores.numel() && labels.dim() <= 2 &&
+                            (num_labels <= 1 || labels.sizes() == scores.sizes());
+  TORCH_CHECK_VALUE(labels_match, kOp, ": expected labels of the scores' shape ", scores.sizes(),
+                    ", got ", labels.sizes());
+  TORCH_CHECK_VALUE(batch < INT32_MAX, kOp, ": expected fewer than 2^31 scores");
+  TORCH_CHECK_VALUE(rule == 0 || rule == 1, kOp, ": unknown rule number ", rule);
+  const at::ScalarType type = accumulation_type(scores);
+  const at::Tensor h = contiguous_as(scores, type);
+  at::Tensor mask_storage, weights, ids;
+  const uint8_t* mask = positives_of(labels, mask_storage, kOp);
+  bool weights_per_label = false;
+  if (item_weights.has_value()) {
+    const at::Tensor& w = *item_weights;
+    weights_per_label = w.numel() == scores.numel() && (num_labels == 1 || w.dim() == 2);
+    TORCH_CHECK_VALUE(weights_per_label || (w.dim() == 1 && w.numel() == batch), kOp,
+                      ": expected item_weights of shape [", batch, "] or ", scores.sizes(), ", got ",
+                      w.sizes());
+    weights = checked_weights(w, type, true, kOp);
+  }
+  const double gamma_value = scalar_value(gamma, kOp, "gamma");
+  check_gamma(gamma_value, kOp);
+  int64_t rows = 0;
+  if (state.has_value()) {
+    check_state(*state, kOp);
+    TORCH_CHECK_VALUE(state->dim() == 3 && state->size(0) == num_labels && state->size(2) == 2, kOp,
+                      ": expected state of shape [", num_labels, ", N, 2], got ", state->sizes());
+    TORCH_CHECK_VALUE(index.has_value(), kOp, ": expected index, the ids of the samples, got None");
+    ids = checked_index(*index, batch, kOp);
+    rows = state->size(1);
+  }
+  const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
+
+  at::Tensor gradient = at::empty(needs_gradient ? scores.sizes() : at::IntArrayRef({0}),
+                                  h.options());
+  at::Tensor value = at::empty(mean_reduction ? at::IntArrayRef() : at::IntArrayRef({num_labels}),
+                               h.options());
+  std::vector<double> values(static_cast<size_t>(num_labels), 0.0);
+  int64_t bad_entry = -1;
+  visit_floating(type, [&](auto zero) {
+    using T = decltype(zero);
+    visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
+      using State = decltype(state_zero);
+      cpu::ScoreStep<T, State> call;
+      call.rule = static_cast<Rule>(rule);
+      call.spec = spec;
+      call.batch = batch;
+      call.labels = num_labels;
+      call.scores = h.const_data_ptr<T>();
+      call.positive = mask;
+      call.weights = weights.defined() ? weights.const_data_ptr<T>() : nullptr;
+      call.weights_per_label = weights_per_label;
+      if (state.has_value()) {
+        call.index = ids.const_data_ptr<int64_t>();
+        call.state = update_state ? state->mutable_data_ptr<State>()
+                                  : const_cast<State*>(state->const_data_ptr<State>());
+        call.rows = rows;
+      }
+      call.gamma = gamma_value;
+      call.write_state = update_state;
+      call.values = values.data();
+      call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+      bad_entry = cpu::score_step(call, AtenExecutor());
+      if (bad_entry >= 0) return;
+      T* out = value.mutable_data_ptr<T>();
+      if (!mean_reduction) {
+        for (int64_t l = 0; l < num_labels; ++l) out[l] = static_cast<T>(values[l]);
+        return;
+      }
+      double total = 0;
+      for (const double v : values) total += v;
+      *out = num_labels == 0 ? T(0) : static_cast<T>(total / static_cast<double>(num_labels));
+      if (call.gradient != nullptr && num_labels > 1) {
+        const T share = T(1) / static_cast<T>(num_labels);
+        for (int64_t k = 0; k < gradient.numel(); ++k) call.gradient[k] *= share;
+      }
+    });
+  });
+  if (bad_entry >= 0) check_range(ids, bad_entry, rows, kOp);
+  if (state.has_value() && update_state) bump_version(*state);
+  return {value, gradient};
+}
+
+}  // namespace xrisk

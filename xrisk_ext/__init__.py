@@ -1,0 +1,25 @@
+"""Fast X-risk objectives for PyTorch: fused C++ kernels behind thin autograd Functions."""
+
+from xrisk_ext._build import load_extension
+from xrisk_ext._version import __version__
+
+_C = load_extension()
+
+from xrisk_ext import losses, ops, reference  # noqa: E402
+from xrisk_ext.losses import (  # noqa: E402
+    AveragePrecisionLoss,
+    MeanAveragePrecisionLoss,
+    PairwiseAUCLoss,
+)
+from xrisk_ext.state import MovingAverage  # noqa: E402
+
+__all__ = [
+    "AveragePrecisionLoss",
+    "MeanAveragePrecisionLoss",
+    "MovingAverage",
+    "PairwiseAUCLoss",
+    "__version__",
+    "losses",
+    "ops",
+    "reference",
+]

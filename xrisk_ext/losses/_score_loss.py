@@ -1,0 +1,164 @@
+"""What the score losses share: hyper-parameters, state, schedules and the call of the fused step."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xrisk_ext.ops.score_step import RULES, score_step
+from xrisk_ext.ops.surrogates import (
+    Algorithm,
+    Surrogate,
+    algorithm_number,
+    check_tensor,
+    surrogate_number,
+)
+from xrisk_ext.state import InitialState, MovingAverage, keep_precision
+
+Reduction = Literal["mean", "none"]
+
+
+class ScoreLoss(nn.Module):
+    """Base of the losses over scores and labels; a subclass names its rule.
+
+    ``gamma`` and ``scale`` are 0-dim float64 buffers. Assigning a number to them at any time
+    changes the buffer in place: nothing recompiles, and a captured graph sees the new value.
+    """
+
+    gamma: Tensor
+    scale: Tensor
+    state: MovingAverage | None
+
+    def __init__(
+        self,
+        *,
+        rule: str,
+        num_samples: int | None,
+        num_labels: int,
+        gamma: float,
+        surrogate: Surrogate,
+        margin: float,
+        scale: float,
+        algorithm: Algorithm,
+        state_dtype: torch.dtype,
+        reduction: Reduction,
+        initial_state: InitialState = "assign",
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(margin, (int, float)) or not 0 <= margin < float("inf"):
+            raise ValueError(f"{name}: expected margin >= 0 and finite, got {margin!r}")
+        if surrogate == "barrier_hinge" and scale < 1:
+            raise ValueError(f"{name}: expected scale >= 1 for barrier_hinge, got {scale!r}")
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"{name}: expected reduction 'mean' or 'none', got {reduction!r}")
+        if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
+            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm 'sort'")
+        for label, size in (("num_samples", num_samples), ("num_labels", num_labels)):
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ValueError(f"{name}: expected {label} to be a positive integer, got {size!r}")
+        self.surrogate = surrogate
+        self.margin = float(margin)
+        self.algorithm = algorithm
+        self.reduction = reduction
+        self.num_samples = num_samples
+        self._rule = RULES[rule]
+        self._surrogate = surrogate_number(surrogate)
+        self._algorithm = algorithm_number(algorithm)
+        if num_samples is None:
+            if gamma != 1:
+                raise ValueError(
+                    f"{name}: expected num_samples, the number of ids that the moving averages are "
+                    f"kept for, or gamma=1 for no state; got gamma={gamma!r}"
+                )
+            self.state = None
+        else:
+            shape = (num_labels, num_samples, 2)
+            self.state = MovingAverage(shape, dtype=state_dtype, initial=initial_state)
+        self.register_buffer("gamma", torch.ones((), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.gamma = gamma  # type: ignore[assignment]
+        self.scale = scale  # type: ignore[assignment]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("gamma", "scale") and name in self.__dict__.get("_buffers", {}):
+            self._set_schedule(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_schedule(self, name: str, value: float | Tensor) -> None:
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            self._buffers[name].copy_(value.detach())  # type: ignore[union-attr]  # no sync
+            return
+        number = float(value)
+        in_range = 0 <= number <= 1 if name == "gamma" else 0 < number < float("inf")
+        if not in_range:
+            expected = "in [0, 1]" if name == "gamma" else "> 0 and finite"
+            raise ValueError(f"{type(self).__name__}: expected {name} {expected}, got {value!r}")
+        if name == "gamma" and self.state is None and number != 1:
+            raise ValueError(f"{type(self).__name__}: without num_samples gamma is 1, got {value!r}")
+        self._buffers[name].fill_(number)  # type: ignore[union-attr]
+
+    def reset_state(self) -> None:
+        """Forgets the moving averages, as if no batch had been seen."""
+        if self.state is not None:
+            self.state.reset()
+
+    def _step(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        item_weights: Tensor | None,
+        update_state: bool,
+    ) -> Tensor:
+        check_tensor(scores, "scores")
+        check_tensor(labels, "labels")
+        state = self.state
+        return score_step(
+            scores,
+            labels,
+            index,
+            item_weights,
+            state.value if state is not None and self.training else None,
+            self.gamma,
+            self.scale,
+            self.margin,
+            self._rule,
+            self._surrogate,
+            self._algorithm,
+            update_state,
+            self.reduction == "mean",
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScoreLoss":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        keep_precision(self, before, fixed=True)  # the schedules stay exact
+        return self
+
+    def extra_repr(self) -> str:
+        return (
+            f"surrogate={self.surrogate!r}, margin={self.margin}, scale={float(self.scale)}, "
+            f"gamma={float(self.gamma)}, algorithm={self.algorithm!r}, "
+            f"reduction={self.reduction!r}"
+        )
+
+
+def check_single_label(scores: Tensor, name: str) -> None:
+    """Scores [B] or [B, 1]."""
+    check_tensor(scores, "scores")
+    if scores.dim() == 2 and scores.shape[1] != 1:
+        raise ValueError(
+            f"{name}: expected scores of shape [B] or [B, 1], got {tuple(scores.shape)}"
+        )
+
+
+def check_num_labels(scores: Tensor, num_labels: int, name: str) -> None:
+    """Scores [B, num_labels]."""
+    check_tensor(scores, "scores")
+    if scores.dim() != 2 or scores.shape[1] != num_labels:
+        raise ValueError(
+            f"{name}: expected scores of shape [B, {num_labels}], got {tuple(scores.shape)}"
+        )

@@ -1,0 +1,61 @@
+"""The area under the ROC curve."""
+
+import torch
+from torch import Tensor
+
+from xrisk_ext.losses._score_loss import Reduction, ScoreLoss, check_single_label
+from xrisk_ext.ops.surrogates import Algorithm, Surrogate
+
+
+class PairwiseAUCLoss(ScoreLoss):
+    r"""Mean surrogate over all (positive, negative) pairs of the batch; no state.
+
+    .. math:: F = \frac{1}{P M} \sum_{i \in +} \sum_{j \in -} \phi(h_j - h_i)
+
+    Args:
+        surrogate, margin, scale, algorithm: as in :func:`xrisk_ext.ops.pairwise_sums`. ``scale``
+            may be assigned at any time.
+        reduction: ``"mean"`` (a scalar) or ``"none"`` (``[1]``: one value per label).
+
+    A batch without positives or without negatives gives zero. If a score is NaN or infinite, value
+    and gradient are NaN.
+    """
+
+    def __init__(
+        self,
+        *,
+        surrogate: Surrogate = "squared_hinge",
+        margin: float = 1.0,
+        scale: float = 1.0,
+        algorithm: Algorithm = "auto",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            rule="pairwise_auc",
+            num_samples=None,
+            num_labels=1,
+            gamma=1.0,
+            surrogate=surrogate,
+            margin=margin,
+            scale=scale,
+            algorithm=algorithm,
+            state_dtype=torch.float32,
+            reduction=reduction,
+        )
+
+    def forward(
+        self, scores: Tensor, labels: Tensor, *, item_weights: Tensor | None = None
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            scores: ``[B]`` or ``[B, 1]``, float32, float64, float16 or bfloat16.
+            labels: the scores' shape, any integer, bool or floating dtype; positive where > 0.
+            item_weights: ``[B]``, >= 0. An entry of weight w counts as w entries, as an item and as
+                an anchor; weight 0 removes it.
+
+        Raises:
+            ValueError, TypeError: an argument that is not as above.
+        """
+        check_single_label(scores, "PairwiseAUCLoss")
+        return self._step(scores, labels, None, item_weights, False)

@@ -1,0 +1,67 @@
+"""State that a loss carries from batch to batch, as registered buffers."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+InitialState = Literal["assign", "zero"]
+
+
+def keep_precision(module: nn.Module, before: dict[str, Tensor | None], *, fixed: bool) -> None:
+    """After ``module._apply``: buffers follow to the device, but not to a half precision.
+
+    ``fixed`` buffers keep their dtype whatever was asked; others may change between float32 and
+    float64.
+    """
+    for name, old in before.items():
+        new = module._buffers[name]
+        if old is None or new is None or new.dtype == old.dtype:
+            continue
+        if fixed or new.dtype in (torch.float16, torch.bfloat16):
+            module._buffers[name] = old.to(new.device)
+
+
+class MovingAverage(nn.Module):
+    """Moving averages ``u`` of an X-risk: one buffer ``value`` of the given shape.
+
+    An entry that was never written holds NaN (-inf if ``log``) and is assigned on first touch.
+    ``initial="zero"`` starts at zero and simply averages, as LibAUC does: its first ``u`` is
+    ``gamma`` times the observation.
+
+    Saved and restored by ``state_dict``; ``.half()`` and ``.bfloat16()`` leave it alone,
+    ``.double()`` promotes it.
+    """
+
+    value: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        dtype: torch.dtype = torch.float32,
+        log: bool = False,
+        initial: InitialState = "assign",
+    ) -> None:
+        super().__init__()
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"expected state_dtype to be float32 or float64, got {dtype}")
+        if initial not in ("assign", "zero"):
+            raise ValueError(f"expected initial_state to be 'assign' or 'zero', got {initial!r}")
+        # The logarithm of zero is also the sentinel of the log domain: "zero" is the same there.
+        self._initial = float("-inf") if log else 0.0 if initial == "zero" else float("nan")
+        self.register_buffer("value", torch.full(shape, self._initial, dtype=dtype))
+
+    def reset(self) -> None:
+        """Back to the state before the first batch, in place."""
+        self.value.fill_(self._initial)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MovingAverage":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        keep_precision(self, before, fixed=False)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.value.shape)}, dtype={self.value.dtype}"
