@@ -30,6 +30,38 @@ def describe() -> dict[str, Any]:
     }
 
 
+class ForeignLoad:
+    """Share of the machine that other processes (and the hypervisor) took since construction.
+
+    Interleaving does not save a race on a busy machine: work in many small parallel regions, as
+    PyTorch's is, waits for a descheduled thread at the end of each, and suffers far more than work
+    in one region. So every race says how much of the machine was not its own.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def share(self) -> float | None:
+        """0 to 1; None where the system does not tell."""
+        now = self._read()
+        if now is None or self._start is None:
+            return None
+        total, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
+        return round(max(0.0, busy - own) / total, 3) if total > 0 else None
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """Seconds of CPU so far: all, not idle, this process and its children."""
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return None
+        # user nice system idle iowait irq softirq steal; then guest time, counted in user already
+        ticks = [int(x) for x in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        total = sum(ticks) / os.sysconf("SC_CLK_TCK")
+        idle = (ticks[3] + ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return total, total - idle, sum(os.times()[:4])
+
+
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

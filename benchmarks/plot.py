@@ -56,7 +56,7 @@ def draw_step_times(record: dict[str, Any], target: Path) -> bool:
         title=f"AP step, float32, {about['threads']} threads of {about['cpu']}",
     )
     axes.grid(True, which="major", alpha=0.4)
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.tight_layout()
     figure.savefig(target, dpi=140)
     pyplot.close(figure)

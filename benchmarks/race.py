@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.machine import ForeignLoad
 from benchmarks.memory import peak_growth_mb
 
 MIN_LAP_S = 2e-3
@@ -76,6 +77,7 @@ class Race:
         self._lanes = [_Lane(c) for c in contestants]
         for lane in self._lanes:
             _warm_up(lane)
+        self._foreign_load = ForeignLoad()
         start = time.perf_counter()  # a trial round, thrown away, says how many fit the budget
         self.others()
         self.lead()
@@ -107,7 +109,10 @@ class Race:
         return self.result()
 
     def result(self) -> dict[str, Any]:
-        """Times in ms, errors, memory; `ratio` is contestant / leader, taken in each round."""
+        """Times in ms, errors, memory; `ratio` is contestant / leader, taken in each round.
+
+        `fastest_rival` turns it round: leader / the fastest of the others.
+        """
         lead = self.leader.laps
         contestants: dict[str, Any] = {}
         for lane in self._lanes:
@@ -121,9 +126,17 @@ class Race:
                 "calls_a_lap": lane.repeats,
                 "laps_ms": [round(lap * 1e3, 6) for lap in lane.laps],
             }
-        return {"leader": self.leader.contestant.name, "rounds": len(lead)} | {
-            "contestants": contestants
+        result = {
+            "leader": self.leader.contestant.name,
+            "rounds": len(lead),
+            "foreign_load": self._foreign_load.share(),
+            "contestants": contestants,
         }
+        if len(self._lanes) > 1:
+            rival = min(self._lanes[1:], key=lambda lane: statistics.median(lane.laps))
+            ratios = [ours / theirs for ours, theirs in zip(lead, rival.laps, strict=True)]
+            result["fastest_rival"] = {"name": rival.contestant.name, "ratio": spread(ratios)}
+        return result
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

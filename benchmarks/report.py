@@ -81,8 +81,19 @@ def load(source: Path) -> dict[str, Any]:
     return {
         "taken": data.get("datetime") or datetime.now(timezone.utc).isoformat(),
         "machine": data["machine_info"]["xrisk"],
-        "races": [b["extra_info"] for b in data["benchmarks"] if "contestants" in b["extra_info"]],
+        "races": [
+            _without_laps(b["extra_info"])
+            for b in data["benchmarks"]
+            if "contestants" in b["extra_info"]
+        ],
     }
+
+
+def _without_laps(found: Any) -> Any:
+    """Medians and quartiles are kept; the single laps would be most of the file."""
+    if not isinstance(found, dict):
+        return found
+    return {key: _without_laps(value) for key, value in found.items() if key != "laps_ms"}
 
 
 if __name__ == "__main__":

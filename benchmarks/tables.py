@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks.race import spread
-
+BUSY = 0.05  # of the machine, by other processes
 Race = dict[str, Any]
 Summary = Callable[[list[Race]], tuple[list[str], list[list[str]]]]
 
@@ -29,9 +28,13 @@ def render(record: dict[str, Any]) -> str:
     for work in works:
         races = [race for race in record["races"] if race["work"] == work]
         lines += ["", f"== {work}: every contestant ==", "", *_table(*_everything(races))]
+    lines += ["", *_warnings(record["races"])]
+    left_out: dict[str, list[str]] = {}
     for race in record["races"]:
         for name, reason in race["left_out"].items():
-            lines.append(f"left out: {name} in {race['work']} {race['case']}: {reason}")
+            left_out.setdefault(f"{name} in {race['work']}: {reason}", []).append(race["case"])
+    for what, absent in left_out.items():
+        lines.append(f"left out {len(absent)} times: {what} (first: {absent[0]})")
     return "\n".join(lines)
 
 
@@ -83,21 +86,15 @@ def _pairwise_sums(races: list[Race]) -> tuple[list[str], list[list[str]]]:
     head = ["case", "auto ms", "error", "best", "auto/best", *(f"{name} ms" for name in named)]
     rows, worst = [], []
     for race in races:
-        auto = race["contestants"]["auto"]
-        best = min(
-            (n for n in race["contestants"] if n != "auto"),
-            key=lambda n: race["contestants"][n]["ms"]["median"],
-        )
-        laps = zip(auto["laps_ms"], race["contestants"][best]["laps_ms"], strict=True)
-        ratio = spread([a / b for a, b in laps])
-        worst.append((ratio["median"], race["case"]))
+        auto, best = race["contestants"]["auto"], race["fastest_rival"]
+        worst.append((best["ratio"]["median"], race["case"]))
         rows.append(
             [
                 race["case"],
                 _range(auto["ms"]),
                 _error(auto["error"]),
-                best,
-                _range(ratio),
+                best["name"],
+                _range(best["ratio"]),
                 *(_median_ms(race, name) for name in named),
             ]
         )
@@ -114,15 +111,33 @@ SUMMARIES: dict[str, Summary] = {
 }
 
 
+def _warnings(races: list[Race]) -> list[str]:
+    """Races during which the machine was not ours alone."""
+    busy = []
+    for race in races:
+        for found in (race, race.get("under_o", {})):
+            share = found.get("foreign_load")
+            if share is not None and share > BUSY:
+                busy.append((share, f"{race['work']} {race['case']}"))
+    if not busy:
+        return ["the machine was quiet throughout"]
+    share, case = max(busy)
+    return [
+        f"BUSY MACHINE: in {len(busy)} races other processes took more than {BUSY:.0%} of the CPU "
+        f"(most: {share:.0%} in {case}); their ratios are not to be quoted"
+    ]
+
+
 def _everything(races: list[Race]) -> tuple[list[str], list[list[str]]]:
     head = ["case", "contestant", "ms", "float64 error", "ratio", "MB", "first call MB", "rounds"]
+    head += ["others' CPU"]
     rows = []
     for race in races:
-        named = [(n, c, race["rounds"]) for n, c in race["contestants"].items()]
+        named = [(name, found, race) for name, found in race["contestants"].items()]
         if "under_o" in race:
             child = race["under_o"]
-            named += [(f"{n} -O", c, child["rounds"]) for n, c in child["contestants"].items()]
-        for name, found, rounds in named:
+            named += [(f"{name} -O", found, child) for name, found in child["contestants"].items()]
+        for name, found, source in named:
             rows.append(
                 [
                     race["case"],
@@ -132,7 +147,8 @@ def _everything(races: list[Race]) -> tuple[list[str], list[list[str]]]:
                     _range(found["ratio"]),
                     f"{found['memory_mb']:.1f}",
                     f"{found['first_call_mb']:.1f}",
-                    str(rounds),
+                    str(source["rounds"]),
+                    "-" if source["foreign_load"] is None else f"{source['foreign_load']:.0%}",
                 ]
             )
     return head, rows

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "cpu/rank_inl.h"
+#include "cpu/sums_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {
 
@@ -39,6 +40,49 @@ void accumulate_block(const RankIndex<T>& index, const Items<T>& items, int64_t 
   }
 }
 
+// Whether a block lies above the highest key (rank = count) or below the lowest (rank 0). With scores
+// in [0, 1] and margin 1 every block lies above: then there is nothing to search, and no chain of
+// additions through one place in memory.
+template <class T>
+XRISK_HD bool uniform_rank(const RankIndex<T>& index, const T* scores, int64_t count,
+                           int32_t& rank) {
+  using V = Vec<T>;
+  V low = V::load_partial(scores, count < V::kLanes ? count : V::kLanes, scores[0]), high = low;
+  for (int64_t k = V::kLanes; k < count; k += V::kLanes) {
+    const V y = k + V::kLanes <= count ? V::load(scores + k)
+                                       : V::load_partial(scores + k, count - k, scores[0]);
+    low = select(greater(low, y), y, low);
+    high = select(greater(y, high), y, high);
+  }
+  T lows[V::kLanes], highs[V::kLanes];
+  low.store(lows);
+  high.store(highs);
+  const T top = index.keys[index.count], bottom = index.keys[1];
+  bool above = true, below = true;
+  for (int k = 0; k < V::kLanes; ++k) {
+    above &= lows[k] > top;
+    below &= highs[k] < bottom;
+  }
+  rank = above ? static_cast<int32_t>(index.count) : 0;
+  return above || below;
+}
+
+// Items [begin, end) share one interval.
+template <class T>
+XRISK_HD void accumulate_uniform(const RankIndex<T>& index, const Items<T>& items, int64_t begin,
+                                 int64_t end, int64_t rank, double* moments) {
+  const int64_t channels = items.weights == nullptr ? 1 : items.channels;
+  const double key = static_cast<double>(index.keys[rank]);
+  for (int64_t c = 0; c < channels; ++c) {
+    double sums[3];
+    power_sums(items.scores + begin,
+               items.weights == nullptr ? nullptr : items.weights + c * items.count + begin,
+               end - begin, key, sums);
+    double* slot = moments + (rank * channels + c) * kMomentSlots;
+    for (int k = 0; k < 3; ++k) slot[k] += sums[k];
+  }
+}
+
 template <class T>
 void accumulate_moments(const RankIndex<T>& index, const Items<T>& items, int64_t begin,
                         int64_t end, bool ties, int32_t* ranks, double* moments) {
@@ -55,6 +99,14 @@ void accumulate_moments(const RankIndex<T>& index, const Items<T>& items, int64_
   int64_t waiting = begin;  // ranked and prefetched, not yet added
   for (int64_t j = begin; j < end; j += kRankBlock) {
     const int64_t stop = j + kRankBlock < end ? j + kRankBlock : end;
+    int32_t shared;
+    if (uniform_rank(index, items.scores + j, stop - j, shared)) {
+      add(waiting, j);
+      waiting = stop;
+      for (int64_t k = j; k < stop; ++k) ranks[k] = shared;
+      accumulate_uniform(index, items, j, stop, shared, moments);
+      continue;
+    }
     ranks_of(index, items.scores + j, stop - j, ranks + j);
     if (prefetch) {
       for (int64_t k = j; k < stop; ++k) {

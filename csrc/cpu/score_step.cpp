@@ -264,7 +264,11 @@ int64_t score_step(const ScoreStep<T, State>& call, const Executor& executor) {
   for (int64_t label = 0; label < call.labels; ++label) {
     const uint8_t* mask = call.positive + label;
     int64_t count = 0;
-    for (int64_t b = 0; b < call.batch; ++b) count += mask[b * call.labels] != 0;
+    if (call.labels == 1) {  // apart, so that the compiler can vectorise it
+      for (int64_t b = 0; b < call.batch; ++b) count += mask[b] != 0;
+    } else {
+      for (int64_t b = 0; b < call.batch; ++b) count += mask[b * call.labels] != 0;
+    }
     int32_t* positions = scratch.allocate<int32_t>(count);
     count = 0;
     for_each_set(mask, call.batch, call.labels, [&](int64_t b) {

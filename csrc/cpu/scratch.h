@@ -1,5 +1,8 @@
-// Scratch memory of one call: a bump allocator that starts in a buffer on the stack, so that a
-// small batch never touches the heap. Freed all at once.
+// Scratch memory of one call: a bump allocator on a block that each thread keeps.
+//
+// Fresh memory costs a page fault every 4 KB, 0.2 ms a megabyte: as much as a step over a million
+// scores. So each thread keeps one block (16 MiB of address space; only what was used is backed by
+// memory). Scratches nest like the scopes they live in; what does not fit goes to the heap.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +14,15 @@ namespace xrisk::cpu {
 
 class Scratch {
  public:
-  Scratch() = default;
+  Scratch() : mark_(block().used) {}
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() {
-    while (blocks_ != nullptr) {
-      Block* next = blocks_->next;
-      std::free(blocks_);
-      blocks_ = next;
+    block().used = mark_;
+    while (heap_ != nullptr) {
+      Node* next = heap_->next;
+      std::free(heap_);
+      heap_ = next;
     }
   }
 
@@ -26,26 +30,42 @@ class Scratch {
   template <class T>
   T* allocate(int64_t count) {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 2 * kAlign - 1) / kAlign * kAlign;
-    if (bytes <= static_cast<size_t>(end_ - next_)) {
-      void* result = next_;
-      next_ += bytes;
+    Block& kept = block();
+    if (bytes <= kept.capacity - kept.used) {
+      void* result = kept.data + kept.used;
+      kept.used += bytes;
       return static_cast<T*>(result);
     }
     void* raw = std::aligned_alloc(kAlign, bytes + kAlign);
     if (raw == nullptr) throw std::bad_alloc();
-    blocks_ = new (raw) Block{blocks_};
+    heap_ = new (raw) Node{heap_};
     return reinterpret_cast<T*>(static_cast<char*>(raw) + kAlign);
   }
 
  private:
   static constexpr size_t kAlign = 64;
-  struct Block {
-    Block* next;
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kCapacity = 0;  // every allocation apart, so that an overrun is seen
+#else
+  static constexpr size_t kCapacity = size_t{16} << 20;
+#endif
+
+  struct Node {
+    Node* next;
   };
-  alignas(kAlign) char buffer_[1 << 15];
-  char* next_ = buffer_;
-  char* end_ = buffer_ + sizeof(buffer_);
-  Block* blocks_ = nullptr;
+  struct Block {
+    char* data = static_cast<char*>(std::aligned_alloc(kAlign, kCapacity + kAlign));
+    size_t capacity = data == nullptr ? 0 : kCapacity;
+    size_t used = 0;
+    ~Block() { std::free(data); }
+  };
+  static Block& block() {
+    thread_local Block kept;
+    return kept;
+  }
+
+  size_t mark_;
+  Node* heap_ = nullptr;
 };
 
 }  // namespace xrisk::cpu

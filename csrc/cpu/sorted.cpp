@@ -17,8 +17,8 @@
 namespace xrisk::cpu {
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{16} << 20;
-constexpr int64_t kItemGrain = 16384;
+constexpr int64_t kScratchBytes = int64_t{8} << 20;
+constexpr int64_t kItemGrain = 8192;
 
 // Moments of the items above a key, distances taken from the unrounded key; the items on the key;
 // count and summed distance of the others.
@@ -131,7 +131,7 @@ class SortedSums final : public PairwiseSums<T> {
     const int64_t size = (order_.count + 1) * pass.items.channels * kMomentSlots;
     const int64_t bytes = size * static_cast<int64_t>(sizeof(double));
     // By size alone, so that the result does not depend on the number of threads.
-    const int64_t wanted = std::min<int64_t>({8, kScratchBytes / bytes, pass.items.count / 8192});
+    const int64_t wanted = std::min<int64_t>({8, kScratchBytes / bytes, pass.items.count / kItemGrain});
     const int64_t chunks = std::max<int64_t>(1, wanted);
     const int64_t grain = std::max<int64_t>(1, (pass.items.count + chunks - 1) / chunks);
     if (moments_capacity_ < chunks * size) {

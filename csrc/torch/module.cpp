@@ -50,6 +50,10 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("score_step_", &xrisk::score_step_);
 }
 
+TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
+  m.impl("score_step_", &xrisk::score_step_autograd);
+}
+
 namespace {
 
 pybind11::dict build_info() {

@@ -44,8 +44,12 @@ std::tuple<at::Tensor, at::Tensor> score_step_(
     int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
     bool mean_reduction);
 
-// Returns value; its gradient with respect to scores is `gradient` times the upstream gradient.
-at::Tensor attach_gradient(const at::Tensor& scores, const at::Tensor& value,
-                           const at::Tensor& gradient);
+// The same with the gradient attached to the value; for the Autograd key.
+std::tuple<at::Tensor, at::Tensor> score_step_autograd(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
+    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
+    bool mean_reduction);
 
 }  // namespace xrisk

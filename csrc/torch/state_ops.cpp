@@ -1,9 +1,13 @@
 // The ops that write state on the CPU: P2, and the fused step of the score losses.
+//
+// The gradient of a fused step is known in its forward; AttachGradient (torch/attach_gradient.h) hands
+// it to autograd.
 #include <cmath>
 #include <vector>
 
 #include "cpu/moving_average.h"
 #include "cpu/score_step.h"
+#include "torch/attach_gradient.h"
 #include "torch/common.h"
 #include "torch/ops.h"
 
@@ -220,6 +224,28 @@ std::tuple<at::Tensor, at::Tensor> score_step_(
   if (bad_entry >= 0) check_range(ids, bad_entry, rows, kOp);
   if (state.has_value() && update_state) bump_version(*state);
   return {value, gradient};
+}
+
+std::tuple<at::Tensor, at::Tensor> score_step_autograd(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
+    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
+    bool mean_reduction) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("xrisk_ext::score_step_", "")
+                             .typed<decltype(score_step_)>();
+  const auto step = [&] {
+    return op.call(scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate,
+                   algorithm, update_state, needs_gradient, mean_reduction);
+  };
+  // A compiled graph asks for the gradient with grad mode off: it attaches it by itself.
+  if (!needs_gradient || !scores.requires_grad() || !at::GradMode::is_enabled()) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return step();
+  }
+  auto outputs = AttachGradient::apply(scores, step);
+  return {outputs[0], outputs[1]};
 }
 
 }  // namespace xrisk

@@ -113,17 +113,17 @@ class ScoreLoss(nn.Module):
         item_weights: Tensor | None,
         update_state: bool,
     ) -> Tensor:
-        check_tensor(scores, "scores")
         check_tensor(labels, "labels")
         state = self.state
+        buffers = self._buffers  # at small batches even attribute look-ups show
         return score_step(
             scores,
             labels,
             index,
             item_weights,
-            state.value if state is not None and self.training else None,
-            self.gamma,
-            self.scale,
+            state._buffers["value"] if state is not None and self.training else None,
+            buffers["gamma"],
+            buffers["scale"],
             self.margin,
             self._rule,
             self._surrogate,
