@@ -17,7 +17,7 @@ GAMMA = 0.9
 MARGIN = 1.0
 
 # Peers that hold all pairs at once (P x B) stop at this many.
-AP_PAIR_PEERS = ("libauc", "eager", "autograd_eager")
+AP_PAIR_PEERS = ("libauc", "eager", "eager_dense", "autograd_eager")
 AP_ALL_PEERS = (*AP_PAIR_PEERS, "eager_sorted")
 
 
@@ -80,7 +80,7 @@ class MovingAverageCase:
     states: int
     duplicates: float  # share of the entries that repeat another entry's id
     log: bool = False
-    peers: tuple[str, ...] = ("eager",)
+    peers: tuple[str, ...] = ("eager", "eager_unique")
 
     @property
     def name(self) -> str:

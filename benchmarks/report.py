@@ -23,6 +23,8 @@ from benchmarks.plot import draw_step_times
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+MARKER, END_MARKER = "<!-- bench -->", "<!-- /bench -->"
 
 
 def main() -> int:
@@ -51,8 +53,19 @@ def main() -> int:
         written = [target]
         if draw_step_times(record, RESULTS / f"{name}.png"):
             written.append(RESULTS / f"{name}.png")
+        if name == "cpu":
+            refresh_readme(record)
+            written.append(README)
         print("wrote", *written)
     return status
+
+
+def refresh_readme(record: dict[str, Any]) -> None:
+    """The summaries between the README's markers, from the record that was just written."""
+    before, rest = README.read_text().split(MARKER, 1)
+    _, after = rest.split(END_MARKER, 1)
+    table = f"{MARKER}\n{tables.markdown(record)}{END_MARKER}"
+    README.write_text(f"{before}{table}{after}")
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], int]:

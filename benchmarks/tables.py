@@ -38,9 +38,34 @@ def render(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def markdown(record: dict[str, Any]) -> str:
+    """The AP and state tables, for the README."""
+    about = record["machine"]
+    lines = [
+        f"Measured on {about['cpu']}, {about['cores']} cores, {about['threads']} threads: medians "
+        "of per-round ratios with their quartiles.",
+    ]
+    for work in ("average_precision", "moving_average"):
+        races = [race for race in record["races"] if race["work"] == work]
+        if races:
+            head, rows = SUMMARIES[work](races)
+            lines += [
+                "",
+                *("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)),
+            ]
+    return "\n".join(lines) + "\n"
+
+
 def _average_precision(races: list[Race]) -> tuple[list[str], list[list[str]]]:
     head = ["batch", "ours ms", "error", "LibAUC/ours", "LibAUC -O/ours", "eager/ours"]
-    head += ["eager_sorted/ours", "autograd/ours", "floor ms", "ours MB", "LibAUC MB"]
+    head += [
+        "eager_dense/ours",
+        "eager_sorted/ours",
+        "autograd/ours",
+        "floor ms",
+        "ours MB",
+        "LibAUC MB",
+    ]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
@@ -52,6 +77,7 @@ def _average_precision(races: list[Race]) -> tuple[list[str], list[list[str]]]:
                 _ratio(race, "libauc"),
                 _ratio(race.get("under_o"), "libauc"),
                 _ratio(race, "eager"),
+                _ratio(race, "eager_dense"),
                 _ratio(race, "eager_sorted"),
                 _ratio(race, "autograd_eager"),
                 _median_ms(race, "empty_function"),
@@ -64,6 +90,7 @@ def _average_precision(races: list[Race]) -> tuple[list[str], list[list[str]]]:
 
 def _moving_average(races: list[Race]) -> tuple[list[str], list[list[str]]]:
     head = ["rows", "ours ms", "ours ns/row", "error", "eager ms", "eager error", "eager/ours"]
+    head += ["eager_unique/ours"]
     rows = []
     for race in races:
         ours, eager = race["contestants"]["ours"], race["contestants"].get("eager")
@@ -76,6 +103,7 @@ def _moving_average(races: list[Race]) -> tuple[list[str], list[list[str]]]:
                 _median_ms(race, "eager"),
                 _error(eager["error"]) if eager else "-",
                 _ratio(race, "eager"),
+                _ratio(race, "eager_unique"),
             ]
         )
     return head, rows

@@ -9,13 +9,13 @@ import torch
 
 from benchmarks import cases, truth
 from benchmarks.memory import peak_growth_mb
-from benchmarks.peers.eager import ClosedForm, Sorted
+from benchmarks.peers.eager import ClosedForm, Dense, Sorted
 from benchmarks.peers.eager_moving_average import EagerMovingAverage
 from benchmarks.race import Budget, Contestant, Race
 from xrisk_ext import reference
 
 
-@pytest.mark.parametrize("solver", [ClosedForm, Sorted])
+@pytest.mark.parametrize("solver", [ClosedForm, Dense, Sorted])
 @pytest.mark.parametrize(("batch", "positives"), [(2, 1), (64, 6), (3000, 250)])
 def test_eager_average_precision(solver: type[ClosedForm], batch: int, positives: int) -> None:
     """Three steps with ids that come back, against the reference; 3000 takes the sliced path."""

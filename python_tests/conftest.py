@@ -15,8 +15,8 @@ settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("XRISK_HYPOTHESIS", "fast"))
 
 
-# The dense reference spends itself on waking threads where the cores are shared. Tests of threads ask
-# for two, and compare with one.
+# Where cores are shared the dense reference spends itself on waking threads. The tests of threads
+# ask for two, and compare with one.
 torch.set_num_threads(1)
 
 

@@ -157,7 +157,7 @@ def assert_accurate(
     if truth.numel() == 0:
         return
     size = magnitude.clamp(min=1e-30)
-    roundings = 64.0 if plain.dtype == torch.float64 else 4.0
+    roundings = 64.0 if plain.dtype == torch.float64 else 8.0
     output, computed = torch.finfo(actual.dtype), torch.finfo(plain.dtype)
     rounding = 0.5 * (output.eps * truth.abs()).clamp(min=output.smallest_normal * output.eps)
     error = ((actual.double() - truth).abs() - rounding).clamp(min=0.0) / size

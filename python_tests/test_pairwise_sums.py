@@ -4,6 +4,8 @@ What the op is held to is the accuracy rule in helpers.py. Large inputs are comp
 their rows and columns. Contracts other than numbers stand in test_pairwise_contract.py.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -51,138 +53,149 @@ def plain_sums(
     return torch.stack([(terms * w).sum(dim=1) for w in item_weights])
 
 
-def weight_sets(num_items: int, dtype: torch.dtype) -> list[Tensor | None]:
-    """None, [M] >= 0, [M] of any sign, [C, M]; with zeros, and a channel that is all zero."""
-    signed = randn(3, num_items, seed=77)
-    signed[:, ::3] = 0.0
-    many = signed.clone()
-    many[1] = 0.0
-    return [w if w is None else w.to(dtype) for w in (None, signed[0] ** 2, signed[1], many)]
+class Case:
+    """Inputs, with the truth, plain PyTorch's answer and the sizes that errors are relative to.
 
+    All of the rows and columns are compared, or about `sample` of each.
+    """
 
-def check(
-    name: str,
-    algorithm: str,
-    anchors: Tensor,
-    items: Tensor,
-    weights: Tensor | None = None,
-    *,
-    margin: float = MARGIN,
-    scale: float = SCALE,
-    sample: int | None = None,
-) -> None:
-    """Holds values and both gradients to the accuracy rule, all or about `sample` of each."""
-    p, m = anchors.shape[0], items.shape[0]
-    rows = torch.arange(p) if sample is None else torch.arange(0, p, max(1, p // sample))
-    columns = torch.arange(m) if sample is None else torch.arange(0, m, max(1, m // sample))
-    shape = [p] if weights is None or weights.dim() == 1 else [weights.shape[0], p]
-    dtype = computed_in(anchors.dtype)
-    upstream = randn(*shape, seed=99).to(dtype)
-    some_weights = None if weights is None else weights[..., columns]
-    options: dict[str, Any] = {"surrogate": name, "margin": margin, "scale": scale}
+    def __init__(
+        self,
+        name: str,
+        anchors: Tensor,
+        items: Tensor,
+        weights: Tensor | None = None,
+        margin: float = MARGIN,
+        scale: float = SCALE,
+        sample: int | None = None,
+    ) -> None:
+        p, m = anchors.shape[0], items.shape[0]
+        dtype = computed_in(anchors.dtype)
+        shape = [p] if weights is None or weights.dim() == 1 else [weights.shape[0], p]
+        self.anchors, self.items, self.weights = anchors, items, weights
+        self.options: dict[str, Any] = {"surrogate": name, "margin": margin, "scale": scale}
+        self.upstream = randn(*shape, seed=99).to(dtype)
+        self.rows = torch.arange(0, p, 1 if sample is None else max(1, p // sample))
+        self.columns = torch.arange(0, m, 1 if sample is None else max(1, m // sample))
+        self.truth = self._answer(reference.pairwise_sums, torch.float64)
+        self.plain = self._answer(plain_sums, dtype)
+        self.sizes = self._sizes()
 
-    def row_side(f: Any, to: torch.dtype) -> tuple[Tensor, Tensor]:
-        w = None if weights is None else weights.to(to)
-        x, y, u = anchors[rows].to(to), items.to(to), upstream[..., rows]
-        return value_and_gradients(f, x, y, u, item_weights=w, **options)[:2]
+    def _answer(self, f: Callable[..., Tensor], to: torch.dtype) -> tuple[Tensor, ...]:
+        x, y = self.anchors.to(to), self.items.to(to)
+        w = None if self.weights is None else self.weights.to(to)
+        some_x, some_y = x[self.rows], y[self.columns]
+        some_w = None if w is None else w[..., self.columns]
+        u, some_u = self.upstream, self.upstream[..., self.rows]
+        value, by_anchor, _ = value_and_gradients(
+            f, some_x, y, some_u, item_weights=w, **self.options
+        )
+        _, _, by_item = value_and_gradients(f, x, some_y, u, item_weights=some_w, **self.options)
+        return value, by_anchor, by_item
 
-    def column_side(f: Any, to: torch.dtype) -> Tensor:
-        w = None if some_weights is None else some_weights.to(to)
-        x, y = anchors.to(to), items[columns].to(to)
-        return value_and_gradients(f, x, y, upstream, item_weights=w, **options)[2]
+    def _sizes(self) -> tuple[Tensor, ...]:
+        some_anchors, some_items = self.anchors[self.rows], self.items[self.columns]
+        w = torch.ones(self.items.shape[0]) if self.weights is None else self.weights
+        w, u = (torch.atleast_2d(x).abs().double() for x in (w, self.upstream))  # type: ignore[no-untyped-call]
+        value = reference.pairwise_sums(some_anchors, self.items, item_weights=w, **self.options)
+        by_anchor = (u[:, self.rows] * (w @ self._slopes(some_anchors, self.items).T)).sum(dim=0)
+        by_item = (w[:, self.columns] * (u @ self._slopes(self.anchors, some_items))).sum(dim=0)
+        return value.view_as(self.truth[0]), by_anchor, by_item
 
-    value, by_anchor, by_item = value_and_gradients(
-        ops.pairwise_sums,
-        anchors,
-        items,
-        upstream,
-        item_weights=weights,
-        algorithm=algorithm,
-        **options,
-    )
-    assert value.dtype == dtype
-    assert by_anchor.dtype == anchors.dtype
-    assert by_item.dtype == items.dtype
-
-    true_value, true_by_anchor = row_side(reference.pairwise_sums, torch.float64)
-    true_by_item = column_side(reference.pairwise_sums, torch.float64)
-    plain_value, plain_by_anchor = row_side(plain_sums, dtype)
-    plain_by_item = column_side(plain_sums, dtype)
-
-    sizes = torch.atleast_2d(torch.ones(m) if weights is None else weights.abs())
-    sizes, shares = sizes.double(), torch.atleast_2d(upstream).abs().double()  # [C, M], [C, P]
-    value_size = reference.pairwise_sums(
-        anchors[rows], items, item_weights=sizes, **options
-    ).view_as(true_value)
-
-    def slopes(x: Tensor, y: Tensor) -> Tensor:
+    def _slopes(self, x: Tensor, y: Tensor) -> Tensor:
+        options = dict(self.options)
         d = y.double()[None, :] - x.double()[:, None]
-        return reference.surrogate_slope(name, d, margin, scale).abs()
+        return reference.surrogate_slope(options.pop("surrogate"), d, **options).abs()
 
-    by_anchor_size = (shares[:, rows] * (sizes @ slopes(anchors[rows], items).T)).sum(dim=0)
-    by_item_size = (sizes[:, columns] * (shares @ slopes(anchors, items[columns]))).sum(dim=0)
+    def check(self, algorithm: str) -> None:
+        """Holds values and both gradients to the accuracy rule."""
+        value, by_anchor, by_item = value_and_gradients(
+            ops.pairwise_sums,
+            self.anchors,
+            self.items,
+            self.upstream,
+            item_weights=self.weights,
+            algorithm=algorithm,
+            **self.options,
+        )
+        assert value.dtype == self.upstream.dtype
+        assert by_anchor.dtype == self.anchors.dtype
+        assert by_item.dtype == self.items.dtype
+        actual = (value[..., self.rows], by_anchor[self.rows], by_item[self.columns])
+        what = f"{algorithm}, {self.options}, {list(value.shape)} x {self.items.shape[0]}"
+        for which, result in enumerate(("value", "d anchors", "d items")):
+            assert_accurate(
+                f"{result} of {what}",
+                actual[which],
+                self.plain[which],
+                self.truth[which],
+                self.sizes[which],
+            )
 
-    what = f"{name} {algorithm} {anchors.dtype} P={p} M={m} w={None if weights is None else shape}"
-    assert_accurate(f"values of {what}", value[..., rows], plain_value, true_value, value_size)
-    assert_accurate(
-        f"d anchors of {what}",
-        by_anchor[rows],
-        plain_by_anchor,
-        true_by_anchor,
-        by_anchor_size,
-    )
-    assert_accurate(
-        f"d items of {what}", by_item[columns], plain_by_item, true_by_item, by_item_size
-    )
+
+@lru_cache(maxsize=64)
+def normal_case(
+    name: str,
+    p: int,
+    m: int,
+    channels: int = 0,
+    dtype: torch.dtype = torch.float32,
+    sample: int | None = None,
+) -> Case:
+    """Normal scores. channels: 0 no weights, 1 [M] >= 0, -1 [M] of any sign, C [C, M] of any sign.
+
+    A third of the weights is 0, and so is all of the second channel.
+    """
+    weights = randn(3, m, seed=m)[: max(1, channels)]
+    weights[:, ::3] = 0.0
+    weights[1:2] = 0.0
+    kinds = {0: None, 1: weights[0] ** 2, -1: weights[0]}
+    chosen = kinds.get(channels, weights)
+    chosen = None if chosen is None else chosen.to(computed_in(dtype))
+    anchors, items = randn(p, seed=1).to(dtype), randn(m, seed=2).to(dtype)
+    return Case(name, anchors, items, chosen, sample=sample)
 
 
 @each_simd
 @each_dtype
 @each_surrogate_algorithm
 def test_values_and_gradients(name: str, algorithm: str, dtype: torch.dtype, simd: str) -> None:
-    anchors, items = randn(37, seed=1).to(dtype), randn(301, seed=2).to(dtype)
-    for weights in weight_sets(301, computed_in(dtype)):
-        check(name, algorithm, anchors, items, weights)
+    for channels in (0, 1, -1, 3):
+        normal_case(name, 37, 301, channels, dtype).check(algorithm)
 
 
 # around the sizes of a register, of the kernels' blocks and of the sorts' switches
 SIZES = [(0, 0), (0, 5), (5, 0), (1, 1), (1, 513), (3, 512), (4, 511), (5, 31), (63, 65), (64, 64)]
-SIZES += [(65, 63), (129, 16), (130, 17), (300, 1030)]
+SIZES += [(65, 63), (129, 16), (130, 17), (70, 1030)]
 
 
 @each_simd
 @each_surrogate_algorithm
 def test_sizes(name: str, algorithm: str, simd: str) -> None:
     for p, m in SIZES:
-        anchors, items = randn(p, seed=p).float(), randn(m, seed=m + 1).float()
-        for weights in (None, randn(m, seed=5).float(), randn(3, m, seed=6).float()):
-            check(name, algorithm, anchors, items, weights)
+        for channels in (0, -1, 2):
+            normal_case(name, p, m, channels).check(algorithm)
 
 
 @each_surrogate_algorithm
 @pytest.mark.parametrize("channels", [0, 3])
 def test_few_anchors_and_many_items(name: str, algorithm: str, channels: int) -> None:
-    anchors, items = randn(5, seed=1).float(), randn(100_003, seed=2).float()
-    weights = randn(channels, 100_003, seed=3).float() if channels else None
-    check(name, algorithm, anchors, items, weights)
+    normal_case(name, 5, 100_003, channels).check(algorithm)
 
 
 @each_surrogate_algorithm
 @pytest.mark.parametrize("channels", [0, 2])
 def test_many_anchors_and_few_items(name: str, algorithm: str, channels: int) -> None:
-    anchors, items = randn(10_007, seed=1).float(), randn(67, seed=2).float()
-    weights = randn(channels, 67, seed=3).float() if channels else None
-    check(name, algorithm, anchors, items, weights)
+    normal_case(name, 10_007, 35, channels).check(algorithm)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize(("name", "algorithm"), SORT_ALGORITHMS)
-@pytest.mark.parametrize("p", [4096, 4097, 16_384, 70_001])
+@pytest.mark.parametrize("p", [4096, 4097, 16_384, 100_001])
 def test_sort_of_many(name: str, algorithm: str, dtype: torch.dtype, p: int) -> None:
-    # 100 000 anchors, three channels: the moments of a channel group fill their scratch memory
-    anchors, items = randn(p, seed=1).to(dtype), randn(40_000, seed=2).to(dtype)
-    weights = randn(3, 40_000, seed=3).to(dtype) if p == 70_001 else None
-    check(name, algorithm, anchors, items, weights, sample=8)
+    # at 100 001 anchors the moments of three channels do not fit the scratch memory at once
+    channels = 3 if p == 100_001 else 0
+    normal_case(name, p, 40_000, channels, dtype, sample=8).check(algorithm)
 
 
 def on_grid(x: Tensor, step: float = 2.0**-10) -> Tensor:
@@ -213,26 +226,37 @@ def spread(kind: str, size: int, seed: int) -> Tensor:
 KINDS = ("clusters", "heavy_tails", "few_values", "all_equal", "outlier", "sorted", "descending")
 
 
+@lru_cache(maxsize=64)
+def spread_case(name: str, kind: str, p: int, m: int, dtype: torch.dtype, weighted: bool) -> Case:
+    # breakpoints at -0.5 and 1: on the grid, so items stand exactly on the keys
+    anchors, items = spread(kind, p, 1).to(dtype), spread(kind, m, 2).to(dtype)
+    if kind == "heavy_tails" and name not in PIECEWISE:
+        anchors, items = anchors / 256.0, items / 256.0  # exp(4000) is inf, by definition
+    weights = randn(m, seed=3).to(dtype) if weighted else None
+    return Case(name, anchors, items, weights, margin=0.5, scale=2.0, sample=50)
+
+
 @each_simd
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_sort_of_any_distribution(name: str, kind: str, dtype: torch.dtype, simd: str) -> None:
-    # breakpoints at -0.5 and 1: on the grid, so items stand exactly on the keys
-    anchors, items = spread(kind, 3001, 1).to(dtype), spread(kind, 203, 2).to(dtype)
-    for weights in (None, randn(203, seed=3).to(dtype)):
-        check(name, "sort", anchors, items, weights, margin=0.5, scale=2.0)
+    for weighted in (False, True):
+        spread_case(name, kind, 3001, 203, dtype, weighted).check("sort")
+
+
+SMALL_CASES = [
+    (name, algorithm, kind)
+    for name, algorithm in SURROGATE_ALGORITHMS
+    for kind in KINDS
+    if name in ("squared", *PIECEWISE) or kind not in ("clusters", "outlier")  # exp(1e6) is inf
+]
 
 
 @each_simd
-@pytest.mark.parametrize("kind", KINDS)
-@each_surrogate_algorithm
+@pytest.mark.parametrize(("name", "algorithm", "kind"), SMALL_CASES)
 def test_small_sets_of_any_distribution(name: str, algorithm: str, kind: str, simd: str) -> None:
-    if name in ("logistic", "sigmoid", "exponential") and kind in ("clusters", "outlier"):
-        pytest.skip("exp(1e6) is inf, by definition")
-    shrink = 2.0**-8 if kind == "heavy_tails" else 1.0
-    anchors, items = spread(kind, 45, 1) * shrink, spread(kind, 70, 2) * shrink
-    check(name, algorithm, anchors.float(), items.float(), margin=0.5, scale=2.0)
+    spread_case(name, kind, 45, 70, torch.float32, False).check(algorithm)
 
 
 @each_simd
@@ -260,18 +284,43 @@ def test_ties_are_exact(name: str, algorithm: str, simd: str) -> None:
         assert torch.equal(a.double(), t)
 
 
-@pytest.mark.parametrize("margin", [0.02, 1.0])
+@lru_cache(maxsize=4)
+def far_case(name: str, margin: float) -> Case:
+    anchors, items = 30.0 + 0.05 * randn(200, seed=1), 30.0 + 0.05 * randn(1000, seed=2)
+    return Case(name, anchors.float(), items.float(), margin=margin, scale=2.0)
+
+
+@each_simd
+@pytest.mark.parametrize("margin", [0.05, 1.0])
 @each_surrogate_algorithm
-def test_scores_far_from_zero(name: str, algorithm: str, margin: float) -> None:
+def test_scores_far_from_zero(name: str, algorithm: str, margin: float, simd: str) -> None:
     # raw float32 moments lose everything here: relative error 4.5 (METHODS.md, P1)
-    anchors = (30.0 + 0.05 * randn(800, seed=1)).float()
-    items = (30.0 + 0.05 * randn(2500, seed=2)).float()
-    value = ops.pairwise_sums(
-        anchors, items, surrogate=name, algorithm=algorithm, margin=margin, scale=2.0
-    )
-    truth = reference.pairwise_sums(anchors, items, surrogate=name, margin=margin, scale=2.0)
-    assert float(((value - truth) / truth.clamp(min=1e-3)).abs().max()) < 5e-7
-    check(name, algorithm, anchors, items, margin=margin, scale=2.0)
+    case = far_case(name, margin)
+    options: dict[str, Any] = {"algorithm": algorithm, **case.options}
+    value = ops.pairwise_sums(case.anchors, case.items, **options)
+    assert float((value - case.truth[0]).abs().max()) < 5e-7 * float(case.truth[0].max())
+    case.check(algorithm)
+
+
+@each_simd
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("algorithm", ["direct", "sort"])
+@pytest.mark.parametrize("name", ["hinge", "barrier_hinge"])
+def test_items_beside_a_breakpoint(
+    name: str, algorithm: str, dtype: torch.dtype, simd: str
+) -> None:
+    # Far from zero a breakpoint, anchor - margin, is no number of the dtype. The items are the
+    # numbers next to it: differences are exact, so it is known which slope each of them takes.
+    margin, scale = 0.3, 2.0
+    anchors = (30.0 + randn(40, seed=1)).to(dtype)
+    beside = [(anchors.double() + c * margin).to(dtype) for c in (-1.0, 2.0)]
+    items = torch.cat([x for b in beside for x in (b, b.nextafter(b + 1), b.nextafter(b - 1))])
+    options: dict[str, Any] = {"surrogate": name, "margin": margin, "scale": scale}
+    truth = value_and_gradients(reference.pairwise_sums, anchors, items, **options)
+    actual = value_and_gradients(ops.pairwise_sums, anchors, items, algorithm=algorithm, **options)
+    torch.testing.assert_close(actual[0].double(), truth[0], rtol=1e-6, atol=0.0)
+    assert torch.equal(actual[1], truth[1])
+    assert torch.equal(actual[2], truth[2])
 
 
 @each_surrogate_algorithm
@@ -349,6 +398,6 @@ def test_random_shapes_ties_and_extremes(data: st.DataObject) -> None:
     try:
         variant = data.draw(st.sampled_from(SIMD_VARIANTS))
         use_simd(variant)
-        check(name, algorithm, anchors, items, weights, margin=margin, scale=scale)
+        Case(name, anchors, items, weights, margin, scale).check(algorithm)
     finally:
         _C.select_simd(before)

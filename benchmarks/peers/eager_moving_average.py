@@ -102,3 +102,36 @@ def eager(inputs: MovingAverageInputs) -> Contestant:
         lambda: solver.state.copy_(start),
         lambda: truth.moving_average_error(inputs, out, solver.state),
     )
+
+
+@peer("moving_average", "eager_unique")
+def eager_unique(inputs: MovingAverageInputs) -> Contestant:
+    """What one writes first: group the ids, average per group, guard, scatter; no workspace."""
+    start, index, values, gamma, log = inputs
+    state = start.clone()
+    out = values
+
+    @torch.no_grad()
+    def call() -> None:
+        nonlocal out
+        rows, group, sizes = torch.unique(index, return_inverse=True, return_counts=True)
+        old = state[rows]
+        seen = old[group]
+        if log:
+            mixed = torch.logaddexp(seen + math.log1p(-gamma), values + math.log(gamma))
+            blend = torch.where(seen == -math.inf, values, mixed)
+            peak = torch.full_like(old, -math.inf).scatter_reduce_(0, group, blend, "amax")
+            total = torch.zeros_like(old).index_add_(0, group, (blend - peak[group]).exp())
+            mean = (total / sizes).log() + peak
+        else:
+            blend = torch.where(seen.isnan(), values, (1 - gamma) * seen + gamma * values)
+            mean = torch.zeros_like(old).index_add_(0, group, blend) / sizes
+        state[rows] = torch.where(mean.isfinite(), mean, old)
+        out = mean[group]
+
+    return Contestant(
+        "eager_unique",
+        call,
+        lambda: state.copy_(start),
+        lambda: truth.moving_average_error(inputs, out, state),
+    )

@@ -14,26 +14,38 @@
 namespace xrisk {
 
 // By bit pattern, so that no fast-math flag can remove the test.
-XRISK_HD bool is_nan_bits(double x) {
+XRISK_HD bool is_nan(double x) {
   uint64_t bits;
   memcpy(&bits, &x, sizeof(bits));
   return (bits & 0x7fffffffffffffffull) > 0x7ff0000000000000ull;
 }
 
-XRISK_HD double log_add_exp(double a, double b) {
-  const double high = a > b ? a : b;
-  const double low = a > b ? b : a;
-  if (!(low > -INFINITY)) return high;  // also the two -inf, whose difference would be NaN
-  return high + log1p(exp(low - high));
+// Factors of the old state and of the observation.
+struct BlendFactors {
+  double keep, add;
+};
+XRISK_HD BlendFactors linear_factors(double gamma) { return {1.0 - gamma, gamma}; }
+XRISK_HD BlendFactors log_factors(double gamma) { return {log1p(-gamma), log(gamma)}; }
+
+template <class V>
+XRISK_HD V blend_linear(V old, V observation, V keep, V add) {
+  return select(is_nan(old), observation, keep * old + add * observation);
 }
 
-XRISK_HD double blend_linear(double old, double observation, double gamma) {
-  return is_nan_bits(old) ? observation : (1.0 - gamma) * old + gamma * observation;
+// log(e^a + e^b). Minus infinity is the log of zero; the difference of two of them would be NaN.
+template <class V>
+XRISK_HD V log_add_exp(V a, V b) {
+  const V zero_mass = V(-INFINITY);
+  const V high = select(greater(a, b), a, b);
+  const V low = select(greater(a, b), b, a);
+  const V gap = select(greater(low, zero_mass), low - high, zero_mass);
+  return high + log_one_plus(exponential(gap));
 }
 
-XRISK_HD double blend_log(double old, double observation, double gamma) {
-  if (observation != observation || old == -INFINITY) return observation;
-  return log_add_exp(log1p(-gamma) + old, log(gamma) + observation);
+template <class V>
+XRISK_HD V blend_log(V old, V observation, V keep, V add) {
+  const V blend = log_add_exp(keep + old, add + observation);
+  return select(greater(old, V(-INFINITY)), blend, observation);
 }
 
 // Whether a blend may be written: finite, or in the log domain also -inf (the log of zero).

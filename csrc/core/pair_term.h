@@ -1,4 +1,5 @@
-// Pair terms: what is summed over (anchor, item) pairs. A surrogate alone, or the exponential of one.
+// Pair terms: what is summed over (anchor, item) pairs. A surrogate alone, or the exponential of
+// one.
 #pragma once
 
 #include "core/surrogate.h"

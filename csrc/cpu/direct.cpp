@@ -101,10 +101,10 @@ std::unique_ptr<PairwiseSums<T>> make_direct_sums(const PairwiseSpec& spec, Anch
   return std::make_unique<DirectSums<T>>(spec, anchors, scratch, executor);
 }
 
-#define XRISK_INSTANTIATE(T)                                                                    \
-  template void direct_rows(DirectRows<T>, int64_t, Scratch&, const Executor&);                 \
-  template void direct_columns(const DirectColumns<T>&, const Executor&);                       \
-  template std::unique_ptr<PairwiseSums<T>> make_direct_sums(const PairwiseSpec&, Anchors<T>,   \
+#define XRISK_INSTANTIATE(T)                                                                  \
+  template void direct_rows(DirectRows<T>, int64_t, Scratch&, const Executor&);               \
+  template void direct_columns(const DirectColumns<T>&, const Executor&);                     \
+  template std::unique_ptr<PairwiseSums<T>> make_direct_sums(const PairwiseSpec&, Anchors<T>, \
                                                              Scratch&, const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)

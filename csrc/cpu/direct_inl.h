@@ -6,7 +6,8 @@
 // Mapping: rows keep four anchors in registers against a stream of item vectors, columns keep four
 // item vectors against a stream of anchors; nothing of size P x M is stored. Bytes: the items once
 // for every four anchors, from L1. Hazard: long float sums; every few hundred terms the
-// float sums are flushed into doubles, and y - x is formed first, so that uncentred scores lose nothing.
+// float sums are flushed into doubles, and y - x is formed first, so that uncentred scores lose
+// nothing.
 #pragma once
 
 #include "core/pair_term.h"
@@ -15,7 +16,7 @@
 
 namespace xrisk::cpu::XRISK_ISA {
 
-constexpr int64_t kBlock = 512;        // items whose sums stay in T, rows
+constexpr int64_t kBlock = 512;       // items whose sums stay in T, rows
 constexpr int64_t kColumnBlock = 64;  // anchors whose sums stay in T, columns
 
 enum class Channels { kNone, kOne, kMany };  // weights: none, [M], [C, M]
@@ -90,7 +91,7 @@ void rows_of_anchors(const DirectRows<T>& call, const Term& term, int64_t anchor
       add_items<kChannels, kAnchors>(term, V::load(y + j), weight, x, shift, sum_v, slope_v);
     }
     if (j < stop) {  // the lanes past the end repeat a real score and weigh nothing
-      V weight = V::load_partial(nullptr, 0, T(0));
+      V weight(T(0));
       if constexpr (kChannels == Channels::kOne) {
         weight = V::load_partial(w + j, stop - j, T(0));
       } else {
@@ -127,8 +128,8 @@ void rows_many_channels(const DirectRows<T>& call, const Term& term, int64_t anc
     const int64_t size = end - block < kBlock ? end - block : kBlock;
     const T* y = call.items.scores + block;
     for (int64_t j = 0; j < size; j += V::kLanes) {
-      const V item = j + V::kLanes <= size ? V::load(y + j)
-                                           : V::load_partial(y + j, size - j, y[j]);
+      const V item =
+          j + V::kLanes <= size ? V::load(y + j) : V::load_partial(y + j, size - j, y[j]);
       V value, slope;
       term(item - x, V(T(0)), value, slope);
       value.store(values + j);
@@ -138,8 +139,8 @@ void rows_many_channels(const DirectRows<T>& call, const Term& term, int64_t anc
       const T* w = call.items.weights + c * count + block;
       V sum_v(T(0)), slope_v(T(0));
       for (int64_t j = 0; j < size; j += V::kLanes) {
-        const V weight = j + V::kLanes <= size ? V::load(w + j)
-                                               : V::load_partial(w + j, size - j, T(0));
+        const V weight =
+            j + V::kLanes <= size ? V::load(w + j) : V::load_partial(w + j, size - j, T(0));
         sum_v = sum_v + weighted(weight, V::load(values + j));
         slope_v = slope_v + weighted(weight, V::load(slopes + j));
       }
@@ -201,10 +202,10 @@ void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t be
           for (int64_t c = 0; c < call.items.channels; ++c) {
             const T* w = call.items.weights + c * count + begin + v * V::kLanes;
             const int64_t left = size - v * V::kLanes;
-            const V item_weight = left >= V::kLanes ? V::load(w)
-                                                    : V::load_partial(w, left > 0 ? left : 0, T(0));
-            pair_weight = pair_weight +
-                          item_weight * V(static_cast<T>(call.anchor_weights[c * anchors + i]));
+            const V item_weight =
+                left >= V::kLanes ? V::load(w) : V::load_partial(w, left > 0 ? left : 0, T(0));
+            pair_weight =
+                pair_weight + item_weight * V(static_cast<T>(call.anchor_weights[c * anchors + i]));
           }
           sums[v] = sums[v] + weighted(pair_weight, slope);
         } else {

@@ -40,9 +40,9 @@ void accumulate_block(const RankIndex<T>& index, const Items<T>& items, int64_t 
   }
 }
 
-// Whether a block lies above the highest key (rank = count) or below the lowest (rank 0). With scores
-// in [0, 1] and margin 1 every block lies above: then there is nothing to search, and no chain of
-// additions through one place in memory.
+// Whether a block lies above the highest key (rank = count) or below the lowest (rank 0). With
+// scores in [0, 1] and margin 1 every block lies above: then there is nothing to search, and no
+// chain of additions through one place in memory.
 template <class T>
 XRISK_HD bool uniform_rank(const RankIndex<T>& index, const T* scores, int64_t count,
                            int32_t& rank) {

@@ -29,37 +29,37 @@ struct PairTermParams {
 template <class T>
 struct DirectRows {
   PairTermParams term;
-  const T* anchors = nullptr;        // [P]
-  const double* shifts = nullptr;    // [P], exponential term only
+  const T* anchors = nullptr;      // [P]
+  const double* shifts = nullptr;  // [P], exponential term only
   Items<T> items;
-  double* sums = nullptr;            // [C, P]
-  double* slopes = nullptr;          // [C, P]
-  int64_t stride = 0;                // between channels of sums and slopes
+  double* sums = nullptr;    // [C, P]
+  double* slopes = nullptr;  // [C, P]
+  int64_t stride = 0;        // between channels of sums and slopes
 };
 
 template <class T>
 struct DirectColumns {
   PairTermParams term;
-  const T* anchors = nullptr;             // [P]
-  const double* shifts = nullptr;         // [P], exponential term only
-  const double* anchor_weights = nullptr; // [C, P]
+  const T* anchors = nullptr;              // [P]
+  const double* shifts = nullptr;          // [P], exponential term only
+  const double* anchor_weights = nullptr;  // [C, P]
   int64_t anchor_count = 0;
   Items<T> items;
-  T* out = nullptr;                       // [M]: sum_c w_cj sum_i a_ci slope_ij
+  T* out = nullptr;  // [M]: sum_c w_cj sum_i a_ci slope_ij
 };
 
 // Sorted keys with a table that finds the rank of a score: #{keys < score}.
 template <class T>
 struct RankIndex {
-  const T* keys = nullptr;              // keys[1..count] ascending, keys[0] = keys[1], +inf padding
+  const T* keys = nullptr;  // keys[1..count] ascending, keys[0] = keys[1], +inf padding
   int64_t count = 0;
   const int32_t* bucket_start = nullptr;  // keys in lower buckets
   int32_t buckets = 0;
   T low = 0;
   T inverse_width = 0;
-  bool crowded = false;                 // too many keys share a bucket: descend the tree instead
+  bool crowded = false;  // too many keys share a bucket: descend the tree instead
   static constexpr int kMaxLevels = 10;
-  const T* tree = nullptr;              // 16-ary: the last key of every child block, level by level
+  const T* tree = nullptr;  // 16-ary: the last key of every child block, level by level
   int levels = 0;
   int64_t level_offset[kMaxLevels] = {};
   int64_t level_blocks[kMaxLevels] = {};
@@ -106,6 +106,9 @@ struct KernelTable {
   int lanes;  // floats in a register
   Kernels<float> single;
   Kernels<double> twice;
+  // out = blends of `count` state entries; all arrays padded to a multiple of 8.
+  void (*blend_states)(bool log_domain, const double* old, const double* observations,
+                       const double* keep, const double* add, int64_t count, double* out);
 };
 
 namespace baseline {

@@ -9,16 +9,15 @@ namespace xrisk::cpu::XRISK_ISA {
 
 template <class T>
 XRISK_HD constexpr Kernels<T> make_kernels() {
-  return {direct_rows<T>,        direct_columns<T>,     rank_items<T>,
-          accumulate_moments<T>, evaluate_intervals<T>, power_sums<T>,
-          exponential_sum<T>,    scaled_exponentials<T>, all_finite<T>,
-          surrogate<T>};
+  return {direct_rows<T>,        direct_columns<T>, rank_items<T>,      accumulate_moments<T>,
+          evaluate_intervals<T>, power_sums<T>,     exponential_sum<T>, scaled_exponentials<T>,
+          all_finite<T>,         surrogate<T>};
 }
 
 const KernelTable& kernel_table() {
-  static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA),
-                                         Vec<float>::kLanes, make_kernels<float>(),
-                                         make_kernels<double>()};
+  static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA), Vec<float>::kLanes,
+                                         make_kernels<float>(), make_kernels<double>(),
+                                         blend_states};
   return kTable;
 }
 

@@ -108,9 +108,9 @@ void log_columns(const LogSums<T>& call, const double* anchor_weights, const dou
   direct_columns(columns, executor);
 }
 
-#define XRISK_INSTANTIATE(T)                                                                  \
-  template void log_rows(const LogSums<T>&, double*, double*, Scratch&, const Executor&);     \
-  template void log_columns(const LogSums<T>&, const double*, const double*, T*, Scratch&,    \
+#define XRISK_INSTANTIATE(T)                                                               \
+  template void log_rows(const LogSums<T>&, double*, double*, Scratch&, const Executor&);  \
+  template void log_columns(const LogSums<T>&, const double*, const double*, T*, Scratch&, \
                             const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)

@@ -13,11 +13,11 @@ struct LogSums {
   PairTermParams term;         // inverse_temperature > 0
   const T* anchors = nullptr;  // [P]
   int64_t anchor_count = 0;
-  Items<T> items;              // one channel; weights >= 0; null: ones
+  Items<T> items;  // one channel; weights >= 0; null: ones
 };
 
-// log_sums [P] (-inf without items of positive weight), slopes [P]: sum_j w exp(.) phi' / temperature
-// divided by the sum.
+// log_sums [P] (-inf without items of positive weight), slopes [P]: sum_j w exp(.) phi' /
+// temperature divided by the sum.
 template <class T>
 void log_rows(const LogSums<T>& call, double* log_sums, double* slopes, Scratch& scratch,
               const Executor& executor);

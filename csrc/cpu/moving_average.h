@@ -22,11 +22,11 @@ struct MovingAverage {
   const int64_t* index = nullptr;  // [B], each in [0, N): see find_out_of_range
   const Value* values = nullptr;   // [B, C]
   int64_t entries = 0;
-  const double* gamma = nullptr;   // one, or [B]
+  const double* gamma = nullptr;  // one, or [B]
   bool gamma_per_entry = false;
   bool log_domain = false;
-  bool write = true;               // false: blend, but leave the state alone
-  Out* stored = nullptr;           // [B, C]
+  bool write = true;      // false: blend, but leave the state alone
+  Out* stored = nullptr;  // [B, C]
 };
 
 template <class State, class Value, class Out>

@@ -11,22 +11,43 @@ bool has_sort(Surrogate surrogate) {
   return surrogate != Surrogate::kLogistic && surrogate != Surrogate::kSigmoid;
 }
 
-// The costs are in nanoseconds for rows and columns together, measured on one core per SIMD width
-// (benchmarks/test_pairwise_sums.py holds `auto` to 1.25x of the best).
+// The model: nanoseconds for rows and columns together on one core, fitted per surrogate to times
+// under every SIMD variant (benchmarks/test_pairwise_sums.py holds `auto` to 1.25x of the best).
+struct PairCosts {
+  double pair;    // direct, per pair and float lane
+  double fixed;   // sort, per call
+  double anchor;  // sort
+  double item;    // sort, first channel; a further one costs a third
+};
+
+static PairCosts costs_of(Surrogate surrogate) {
+  switch (surrogate) {
+    case Surrogate::kSquared:
+      return {2.1, 150.0, 2.2, 1.8};
+    case Surrogate::kExponential:
+      return {13.0, 250.0, 5.0, 4.5};
+    case Surrogate::kBarrierHinge:
+      return {3.5, 1200.0, 90.0, 15.0};
+    case Surrogate::kZeroOne:
+      return {1.5, 700.0, 45.0, 7.0};
+    default:
+      return {2.4, 600.0, 45.0, 6.5};
+  }
+}
+
 template <class T>
 Algorithm choose_algorithm(const PairwiseSpec& spec, int64_t anchors, int64_t items,
                            int64_t channels) {
   if (spec.algorithm != Algorithm::kAuto) return spec.algorithm;
   if (!has_sort(spec.surrogate)) return Algorithm::kDirect;
+  constexpr double kDirectAnchor = 12.0;  // the sums across lanes, per row
+  const PairCosts costs = costs_of(spec.surrogate);
   const double p = static_cast<double>(anchors), m = static_cast<double>(items);
-  const double c = static_cast<double>(channels);
+  const double more = static_cast<double>(channels - 1) / 3.0;
   const double lanes = kernel_table().lanes * 4.0 / sizeof(T);
-  if (spec.surrogate == Surrogate::kSquared || spec.surrogate == Surrogate::kExponential) {
-    return p * m < 16.0 * (p + m) ? Algorithm::kDirect : Algorithm::kSort;
-  }
-  const double direct = p * m * c * 2.0 / lanes;
-  const double key_sets = spec.surrogate == Surrogate::kBarrierHinge ? 2.0 : 1.0;
-  const double sort = 400.0 + key_sets * (m * (3.0 + 2.0 * c) + p * 20.0);
+  const double direct = p * kDirectAnchor + p * m * (1.0 + more) * costs.pair / lanes;
+  const double wide = sizeof(T) == sizeof(double) ? 1.4 : 1.0;  // longer keys, fewer to a compare
+  const double sort = costs.fixed + wide * (p * costs.anchor + m * costs.item * (1.0 + more));
   return direct < sort ? Algorithm::kDirect : Algorithm::kSort;
 }
 
@@ -57,10 +78,10 @@ bool all_finite(const T* scores, int64_t count, const Executor& executor) {
   return result;
 }
 
-#define XRISK_INSTANTIATE(T)                                                                     \
-  template Algorithm choose_algorithm<T>(const PairwiseSpec&, int64_t, int64_t, int64_t);        \
-  template std::unique_ptr<PairwiseSums<T>> make_pairwise_sums(const PairwiseSpec&, Anchors<T>,  \
-                                                               Scratch&, const Executor&);       \
+#define XRISK_INSTANTIATE(T)                                                                    \
+  template Algorithm choose_algorithm<T>(const PairwiseSpec&, int64_t, int64_t, int64_t);       \
+  template std::unique_ptr<PairwiseSums<T>> make_pairwise_sums(const PairwiseSpec&, Anchors<T>, \
+                                                               Scratch&, const Executor&);      \
   template bool all_finite(const T*, int64_t, const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)

@@ -25,13 +25,15 @@ namespace detail {
 
 // Sorts a, using b; returns whichever holds the result.
 template <int kDigitBits, class Key>
-SortRecord<Key>* radix_passes(SortRecord<Key>* a, SortRecord<Key>* b, int64_t count,
-                              int64_t chunks, uint32_t* histograms, const Executor& executor) {
+SortRecord<Key>* radix_passes(SortRecord<Key>* a, SortRecord<Key>* b, int64_t count, int64_t chunks,
+                              uint32_t* histograms, const Executor& executor) {
   constexpr int kBins = 1 << kDigitBits;
   constexpr int kKeyBits = 8 * sizeof(Key);
   const int64_t grain = (count + chunks - 1) / chunks;
   for (int shift = 0; shift < kKeyBits; shift += kDigitBits) {
-    const auto digit = [shift](Key key) { return static_cast<uint32_t>(key >> shift) & (kBins - 1); };
+    const auto digit = [shift](Key key) {
+      return static_cast<uint32_t>(key >> shift) & (kBins - 1);
+    };
     executor.for_range(count, grain, [&](int64_t chunk, int64_t begin, int64_t end) {
       uint32_t* histogram = histograms + chunk * kBins;
       std::memset(histogram, 0, kBins * sizeof(uint32_t));

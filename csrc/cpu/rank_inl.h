@@ -31,8 +31,7 @@ XRISK_HD int32_t rank_by_tree(const RankIndex<T>& index, T score) {
   for (int level = 0; level < index.levels; ++level) {
     const int64_t last = index.level_blocks[level] - 1;
     block = block < last ? block : last;
-    block = block * 16 +
-            count_below_16(index.tree + index.level_offset[level] + block * 16, score);
+    block = block * 16 + count_below_16(index.tree + index.level_offset[level] + block * 16, score);
   }
   return static_cast<int32_t>(block < index.count ? block : index.count);
 }
@@ -52,8 +51,7 @@ XRISK_HD int32_t rank_in_bucket(const RankIndex<T>& index, T score, int32_t buck
 
 // At most kRankBlock scores.
 template <class T>
-XRISK_HD void ranks_of(const RankIndex<T>& index, const T* scores, int64_t count,
-                       int32_t* ranks) {
+XRISK_HD void ranks_of(const RankIndex<T>& index, const T* scores, int64_t count, int32_t* ranks) {
   if (index.crowded) {
     for (int64_t k = 0; k < count; ++k) ranks[k] = rank_by_tree(index, scores[k]);
     return;

@@ -287,7 +287,8 @@ int64_t score_step(const ScoreStep<T, State>& call, const Executor& executor) {
     LabelStep<T, State>(call, 0, positives[0], executor).run();
     return -1;
   }
-  // Labels in parallel, each of them serial: chunks depend on sizes only, so the result is the same.
+  // Labels in parallel, each of them serial: chunks depend on sizes only, so the result is the
+  // same.
   const SerialExecutor serial;
   executor.for_each(call.labels, [&](int64_t label) {
     LabelStep<T, State>(call, label, positives[label], serial).run();

@@ -15,15 +15,15 @@ struct ScoreStep {
   const T* scores = nullptr;          // [B, L]
   const uint8_t* positive = nullptr;  // [B, L]
   // An entry of weight w counts as w entries, as an item and as an anchor; 0 removes it.
-  const T* weights = nullptr;         // [B, L], [B] or null
+  const T* weights = nullptr;  // [B, L], [B] or null
   bool weights_per_label = false;
-  const int64_t* index = nullptr;     // [B]; read where an entry is positive
-  State* state = nullptr;             // [L, N, 2] = (u_all, u_pos), or null: no state
+  const int64_t* index = nullptr;  // [B]; read where an entry is positive
+  State* state = nullptr;          // [L, N, 2] = (u_all, u_pos), or null: no state
   int64_t rows = 0;
   double gamma = 1.0;
   bool write_state = true;
-  double* values = nullptr;           // [L]
-  T* gradient = nullptr;              // [B, L]: column l is d value_l / d scores; null: not wanted
+  double* values = nullptr;  // [L]
+  T* gradient = nullptr;     // [B, L]: column l is d value_l / d scores; null: not wanted
 
   T weight(int64_t entry, int64_t label) const {
     if (weights == nullptr) return T(1);

@@ -29,7 +29,8 @@ class Scratch {
   // Uninitialised, aligned to 64 bytes, with 64 readable bytes after the end.
   template <class T>
   T* allocate(int64_t count) {
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 2 * kAlign - 1) / kAlign * kAlign;
+    const size_t bytes =
+        (static_cast<size_t>(count) * sizeof(T) + 2 * kAlign - 1) / kAlign * kAlign;
     Block& kept = block();
     if (bytes <= kept.capacity - kept.used) {
       void* result = kept.data + kept.used;

@@ -169,9 +169,8 @@ class ExponentialSums final : public PairwiseSums<T> {
     const int64_t chunks = (count + kGrain - 1) / kGrain;
     double* parts = scratch_.allocate<double>(chunks);
     executor_.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
-      parts[chunk] =
-          kernels<T>().exponential_sum(x + begin, weights == nullptr ? nullptr : weights + begin,
-                                       end - begin, scale_, top);
+      parts[chunk] = kernels<T>().exponential_sum(
+          x + begin, weights == nullptr ? nullptr : weights + begin, end - begin, scale_, top);
     });
     double total = 0;
     for (int64_t k = 0; k < chunks; ++k) total += parts[k];
@@ -197,12 +196,11 @@ std::unique_ptr<PairwiseSums<T>> make_exponential_sums(const PairwiseSpec& spec,
   return std::make_unique<ExponentialSums<T>>(spec, anchors, scratch, executor);
 }
 
-#define XRISK_INSTANTIATE(T)                                                                      \
-  template std::unique_ptr<PairwiseSums<T>> make_squared_sums(const PairwiseSpec&, Anchors<T>,    \
-                                                              Scratch&, const Executor&);         \
-  template std::unique_ptr<PairwiseSums<T>> make_exponential_sums(const PairwiseSpec&,            \
-                                                                  Anchors<T>, Scratch&,           \
-                                                                  const Executor&);
+#define XRISK_INSTANTIATE(T)                                                                       \
+  template std::unique_ptr<PairwiseSums<T>> make_squared_sums(const PairwiseSpec&, Anchors<T>,     \
+                                                              Scratch&, const Executor&);          \
+  template std::unique_ptr<PairwiseSums<T>> make_exponential_sums(const PairwiseSpec&, Anchors<T>, \
+                                                                  Scratch&, const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)
 #undef XRISK_INSTANTIATE

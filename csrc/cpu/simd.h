@@ -85,6 +85,10 @@ XRISK_HD Vec<T> select(typename Vec<T>::Mask condition, Vec<T> a, Vec<T> b) {
   return Vec<T>(condition.bits ? a.v : b.v);
 }
 template <class T>
+XRISK_HD typename Vec<T>::Mask is_nan(Vec<T> x) {
+  return {x.v != x.v};
+}
+template <class T>
 XRISK_HD Vec<T> positive_part(Vec<T> x) {
   const typename Vec<T>::Native zero{};
   return Vec<T>(x.v < zero ? zero : x.v);  // keeps a NaN
@@ -134,23 +138,6 @@ XRISK_HD int count_below_16(const double* p, double y) {
   int64_t count = 0;
   for (int k = 0; k < kLanes; ++k) count += total[k];
   return static_cast<int>(count);
-}
-
-// table[index[k]] for every lane. Without AVX2 the compiler's own scalar loads are used.
-XRISK_HD Vec<float> gather(const float* table, const int32_t* index) {
-#if XRISK_VECTOR_BYTES == 64
-  return Vec<float>(
-      (Vec<float>::Native)_mm512_i32gather_ps(_mm512_loadu_si512(index), table, sizeof(float)));
-#else
-  Vec<float> x;
-  for (int k = 0; k < Vec<float>::kLanes; ++k) x.v[k] = table[index[k]];
-  return x;
-#endif
-}
-XRISK_HD Vec<double> gather(const double* table, const int32_t* index) {
-  Vec<double> x;
-  for (int k = 0; k < Vec<double>::kLanes; ++k) x.v[k] = table[index[k]];
-  return x;
 }
 
 }  // namespace xrisk::cpu::XRISK_ISA

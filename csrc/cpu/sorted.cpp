@@ -58,8 +58,8 @@ void scan_intervals(const AnchorKeys<T>& keys, const double* intervals, int64_t 
     m1 += s[1] + width * m0;
     m0 += s[0];
     const double residual = keys.residuals[r];
-    KeyMoments moments = {m0, m1 - residual * m0, m2 - residual * (2 * m1 - residual * m0), s[3],
-                          0.0, 0.0};
+    KeyMoments moments = {
+        m0, m1 - residual * m0, m2 - residual * (2 * m1 - residual * m0), s[3], 0.0, 0.0};
     if (below != nullptr) {
       moments.below0 = below[2 * r];
       moments.below1 = below[2 * r + 1];
@@ -131,7 +131,8 @@ class SortedSums final : public PairwiseSums<T> {
     const int64_t size = (order_.count + 1) * pass.items.channels * kMomentSlots;
     const int64_t bytes = size * static_cast<int64_t>(sizeof(double));
     // By size alone, so that the result does not depend on the number of threads.
-    const int64_t wanted = std::min<int64_t>({8, kScratchBytes / bytes, pass.items.count / kItemGrain});
+    const int64_t wanted =
+        std::min<int64_t>({8, kScratchBytes / bytes, pass.items.count / kItemGrain});
     const int64_t chunks = std::max<int64_t>(1, wanted);
     const int64_t grain = std::max<int64_t>(1, (pass.items.count + chunks - 1) / chunks);
     if (moments_capacity_ < chunks * size) {

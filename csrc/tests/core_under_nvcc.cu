@@ -11,7 +11,8 @@
 namespace xrisk {
 
 template <class T>
-__global__ void use_core(Surrogate kind, SurrogateParams params, const T* d, T* out, double* state) {
+__global__ void use_core(Surrogate kind, SurrogateParams params, const T* d, T* out,
+                         double* state) {
   const int k = threadIdx.x;
   visit_surrogate<T>(kind, params, [&](const auto& phi) {
     T value, slope;
@@ -19,7 +20,8 @@ __global__ void use_core(Surrogate kind, SurrogateParams params, const T* d, T* 
     out[k] = value + slope + static_cast<T>(sort_key(d[k]) & 1);
   });
   const AnchorTerms terms = average_precision_rule(state[k], 0.5);
-  state[k] = blend_log(blend_linear(terms.value, terms.positive_weight, 0.5), 1.0, 0.9) +
+  state[k] = blend_log(blend_linear(terms.value, terms.positive_weight, 0.5, 0.5), 1.0,
+                       log_factors(0.9).keep, linear_factors(0.9).add) +
              pairwise_auc_rule(state[k]).value + (is_storable(state[k], true) ? 1.0 : 0.0);
 }
 

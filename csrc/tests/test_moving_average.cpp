@@ -31,10 +31,10 @@ std::vector<double> update(std::vector<float>& state, const std::vector<int64_t>
 int main() {
   std::vector<float> state = {NAN, 2.0f, NAN, 4.0f};
   auto stored = update(state, {0, 1, 1, 3}, {8, 4, 8, INFINITY}, 0.5, false, true);
-  CHECK(state[0] == 8.0f && stored[0] == 8.0);   // first touch
-  CHECK(state[1] == 4.0f && stored[1] == 4.0);   // mean of 3 and 5
+  CHECK(state[0] == 8.0f && stored[0] == 8.0);  // first touch
+  CHECK(state[1] == 4.0f && stored[1] == 4.0);  // mean of 3 and 5
   CHECK(stored[2] == 4.0);
-  CHECK(std::isnan(state[2]));                   // untouched
+  CHECK(std::isnan(state[2]));                       // untouched
   CHECK(state[3] == 4.0f && std::isinf(stored[3]));  // never written
 
   stored = update(state, {0}, {0}, 0.5, false, false);

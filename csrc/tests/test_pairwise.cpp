@@ -107,7 +107,8 @@ void compare(const Case<T>& c, const cpu::PairwiseSpec& spec, double tolerance) 
   const size_t p = c.anchors.size(), m = c.items.size();
   const size_t channels = static_cast<size_t>(std::max<int64_t>(1, c.channels));
   std::mt19937_64 random(5);
-  const std::vector<double> alpha = normal<double>(random, static_cast<int64_t>(channels * p), 1, 1);
+  const std::vector<double> alpha =
+      normal<double>(random, static_cast<int64_t>(channels * p), 1, 1);
   const Result<T> r = run(c, spec, alpha, cpu::SerialExecutor());
   std::vector<double> out(m, 0.0), out_scale(m, 0.0);
   for (size_t k = 0; k < channels; ++k) {

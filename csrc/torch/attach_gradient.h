@@ -2,9 +2,9 @@
 //
 // A fused step computes value and gradient together, below autograd. This node ties them to the
 // graph: backward multiplies the saved gradient, kept in the accumulation dtype, by the upstream
-// gradient and casts last. Saved memory is never written, so retain_graph, gradient accumulation and
-// gradient scaling work. In C++ because at small batches the wrapper is the cost: a Python Function
-// takes 15 us more.
+// gradient and casts last. Saved memory is never written, so retain_graph, gradient accumulation
+// and gradient scaling work. In C++ because at small batches the wrapper is the cost: a Python
+// Function takes 15 us more.
 #pragma once
 
 #include <ATen/core/Tensor.h>

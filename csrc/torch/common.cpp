@@ -13,8 +13,8 @@ double scalar_value(const at::Tensor& t, const char* op, const char* name) {
   return t.item<double>();
 }
 
-cpu::PairwiseSpec make_spec(const char* op, int64_t surrogate, double margin, const at::Tensor& scale,
-                            int64_t algorithm) {
+cpu::PairwiseSpec make_spec(const char* op, int64_t surrogate, double margin,
+                            const at::Tensor& scale, int64_t algorithm) {
   TORCH_CHECK_VALUE(surrogate >= 0 && surrogate < kSurrogateCount, op,
                     ": unknown surrogate number ", surrogate);
   TORCH_CHECK_VALUE(algorithm >= 0 && algorithm <= 2, op, ": unknown algorithm number ", algorithm);
@@ -60,8 +60,8 @@ at::Tensor checked_index(const at::Tensor& index, int64_t entries, const char* o
   TORCH_CHECK_TYPE(index.scalar_type() == at::kLong || index.scalar_type() == at::kInt, op,
                    ": expected index to be int64 or int32, got ", index.scalar_type());
   check_cpu(index, op, "index");
-  TORCH_CHECK_VALUE(index.numel() == entries && index.dim() <= 2, op,
-                    ": expected index of shape [", entries, "], got ", index.sizes());
+  TORCH_CHECK_VALUE(index.numel() == entries && index.dim() <= 2, op, ": expected index of shape [",
+                    entries, "], got ", index.sizes());
   return contiguous_as(index, at::kLong);
 }
 

@@ -1,6 +1,7 @@
 // What the op files share: the executor on ATen's threads, argument checks, dtype dispatch.
 //
-// Only csrc/torch/ includes ATen. Errors name the op, the argument, what was expected and what came.
+// Only csrc/torch/ includes ATen. Errors name the op, the argument, what was expected and what
+// came.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -61,8 +62,8 @@ inline at::Tensor contiguous_as(const at::Tensor& t, at::ScalarType type) {
 double scalar_value(const at::Tensor& t, const char* op, const char* name);
 
 // Surrogate, margin and scale, checked.
-cpu::PairwiseSpec make_spec(const char* op, int64_t surrogate, double margin, const at::Tensor& scale,
-                            int64_t algorithm);
+cpu::PairwiseSpec make_spec(const char* op, int64_t surrogate, double margin,
+                            const at::Tensor& scale, int64_t algorithm);
 
 // Weights: floating, of the given shape's trailing size, finite and >= 0 (if non_negative).
 at::Tensor checked_weights(const at::Tensor& weights, at::ScalarType type, bool non_negative,

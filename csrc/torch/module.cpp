@@ -50,9 +50,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("score_step_", &xrisk::score_step_);
 }
 
-TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
-  m.impl("score_step_", &xrisk::score_step_autograd);
-}
+TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) { m.impl("score_step_", &xrisk::score_step_autograd); }
 
 namespace {
 

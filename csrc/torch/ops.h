@@ -9,10 +9,11 @@
 
 namespace xrisk {
 
-std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(
-    const at::Tensor& anchors, const at::Tensor& items,
-    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale, double margin,
-    int64_t surrogate, int64_t algorithm);
+std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(const at::Tensor& anchors,
+                                                      const at::Tensor& items,
+                                                      const std::optional<at::Tensor>& item_weights,
+                                                      const at::Tensor& scale, double margin,
+                                                      int64_t surrogate, int64_t algorithm);
 
 at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
                                  const std::optional<at::Tensor>& item_weights,
@@ -37,12 +38,14 @@ std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& difference
 at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& index,
                                   const at::Tensor& values, const at::Tensor& gamma, bool log);
 
-std::tuple<at::Tensor, at::Tensor> score_step_(
-    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
-    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
-    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
-    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
-    bool mean_reduction);
+std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const at::Tensor& labels,
+                                               const std::optional<at::Tensor>& index,
+                                               const std::optional<at::Tensor>& item_weights,
+                                               const std::optional<at::Tensor>& state,
+                                               const at::Tensor& gamma, const at::Tensor& scale,
+                                               double margin, int64_t rule, int64_t surrogate,
+                                               int64_t algorithm, bool update_state,
+                                               bool needs_gradient, bool mean_reduction);
 
 // The same with the gradient attached to the value; for the Autograd key.
 std::tuple<at::Tensor, at::Tensor> score_step_autograd(

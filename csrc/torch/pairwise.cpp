@@ -55,7 +55,8 @@ cpu::Items<T> items_of(const Pairs& pairs) {
 at::Tensor empty_rows(const Pairs& pairs, at::ScalarType type) {
   const int64_t p = pairs.anchors.numel();
   const auto options = pairs.anchors.options().dtype(type);
-  return pairs.channel_dimension ? at::empty({pairs.channels, p}, options) : at::empty({p}, options);
+  return pairs.channel_dimension ? at::empty({pairs.channels, p}, options)
+                                 : at::empty({p}, options);
 }
 
 // The algorithm for these scores: what is not finite cannot be sorted or centred.

@@ -1,7 +1,7 @@
 // The ops that write state on the CPU: P2, and the fused step of the score losses.
 //
-// The gradient of a fused step is known in its forward; AttachGradient (torch/attach_gradient.h) hands
-// it to autograd.
+// The gradient of a fused step is known in its forward; AttachGradient (torch/attach_gradient.h)
+// hands it to autograd.
 #include <cmath>
 #include <vector>
 
@@ -17,8 +17,9 @@ namespace {
 void check_state(const at::Tensor& state, const char* op) {
   TORCH_CHECK_TYPE(state.scalar_type() == at::kFloat || state.scalar_type() == at::kDouble, op,
                    ": expected state to be float32 or float64, got ", state.scalar_type());
-  TORCH_CHECK_VALUE(state.device().is_cpu(), op, ": expected state on the scores' device (cpu), got ",
-                    state.device(), "; move the loss with .to('cpu')");
+  TORCH_CHECK_VALUE(state.device().is_cpu(), op,
+                    ": expected state on the scores' device (cpu), got ", state.device(),
+                    "; move the loss with .to('cpu')");
   TORCH_CHECK_VALUE(state.is_contiguous(), op, ": expected state to be contiguous");
   TORCH_CHECK_VALUE(!state.requires_grad(), op, ": expected state without requires_grad");
 }
@@ -43,9 +44,9 @@ void positive_mask(const at::Tensor& labels, uint8_t* mask) {
 
 // The mask, in `storage` unless the labels are one already.
 const uint8_t* positives_of(const at::Tensor& labels, at::Tensor& storage, const char* op) {
-  TORCH_CHECK_TYPE(!at::isComplexType(labels.scalar_type()) && !at::isQIntType(labels.scalar_type()),
-                   op, ": expected labels to be integers, bool or floating, got ",
-                   labels.scalar_type());
+  TORCH_CHECK_TYPE(
+      !at::isComplexType(labels.scalar_type()) && !at::isQIntType(labels.scalar_type()), op,
+      ": expected labels to be integers, bool or floating, got ", labels.scalar_type());
   storage = labels.contiguous();
   if (storage.scalar_type() == at::kBool) {
     return reinterpret_cast<const uint8_t*>(storage.const_data_ptr<bool>());
@@ -130,12 +131,14 @@ at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& ind
   return stored;
 }
 
-std::tuple<at::Tensor, at::Tensor> score_step_(
-    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
-    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
-    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
-    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
-    bool mean_reduction) {
+std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const at::Tensor& labels,
+                                               const std::optional<at::Tensor>& index,
+                                               const std::optional<at::Tensor>& item_weights,
+                                               const std::optional<at::Tensor>& state,
+                                               const at::Tensor& gamma, const at::Tensor& scale,
+                                               double margin, int64_t rule, int64_t surrogate,
+                                               int64_t algorithm, bool update_state,
+                                               bool needs_gradient, bool mean_reduction) {
   constexpr const char* kOp = "score_step_";
   const NoAutocast no_autocast;
   check_floating(scores, kOp, "scores");
@@ -159,8 +162,8 @@ std::tuple<at::Tensor, at::Tensor> score_step_(
     const at::Tensor& w = *item_weights;
     weights_per_label = w.numel() == scores.numel() && (num_labels == 1 || w.dim() == 2);
     TORCH_CHECK_VALUE(weights_per_label || (w.dim() == 1 && w.numel() == batch), kOp,
-                      ": expected item_weights of shape [", batch, "] or ", scores.sizes(), ", got ",
-                      w.sizes());
+                      ": expected item_weights of shape [", batch, "] or ", scores.sizes(),
+                      ", got ", w.sizes());
     weights = checked_weights(w, type, true, kOp);
   }
   const double gamma_value = scalar_value(gamma, kOp, "gamma");
@@ -176,10 +179,10 @@ std::tuple<at::Tensor, at::Tensor> score_step_(
   }
   const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
 
-  at::Tensor gradient = at::empty(needs_gradient ? scores.sizes() : at::IntArrayRef({0}),
-                                  h.options());
-  at::Tensor value = at::empty(mean_reduction ? at::IntArrayRef() : at::IntArrayRef({num_labels}),
-                               h.options());
+  at::Tensor gradient =
+      at::empty(needs_gradient ? scores.sizes() : at::IntArrayRef({0}), h.options());
+  at::Tensor value =
+      at::empty(mean_reduction ? at::IntArrayRef() : at::IntArrayRef({num_labels}), h.options());
   std::vector<double> values(static_cast<size_t>(num_labels), 0.0);
   int64_t bad_entry = -1;
   visit_floating(type, [&](auto zero) {
@@ -236,8 +239,8 @@ std::tuple<at::Tensor, at::Tensor> score_step_autograd(
                              .findSchemaOrThrow("xrisk_ext::score_step_", "")
                              .typed<decltype(score_step_)>();
   const auto step = [&] {
-    return op.call(scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate,
-                   algorithm, update_state, needs_gradient, mean_reduction);
+    return op.call(scores, labels, index, item_weights, state, gamma, scale, margin, rule,
+                   surrogate, algorithm, update_state, needs_gradient, mean_reduction);
   };
   // A compiled graph asks for the gradient with grad mode off: it attaches it by itself.
   if (!needs_gradient || !scores.requires_grad() || !at::GradMode::is_enabled()) {

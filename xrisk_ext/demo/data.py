@@ -1,0 +1,110 @@
+"""Imbalanced binary tasks made from the data sets that ship with scikit-learn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.datasets import load_breast_cancer, load_digits
+from torch import Tensor
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+# The negatives are split 50 / 20 / 30 into train, validation and test. Train keeps only so many
+# positives that they are 3% of it; all the others serve validation (40%) and test (60%): with few
+# positives there, the noise of the measured AUPRC would hide every difference.
+TRAIN_POSITIVE_SHARE = 0.03
+TRAIN_NEGATIVES = 0.5
+VALIDATION_NEGATIVES = 0.2
+VALIDATION_POSITIVES = 0.4
+MIN_TRAIN_POSITIVES = 8  # one batch's worth; only breast cancer is small enough to need this
+
+
+@dataclass(frozen=True)
+class Task:
+    """A binary task: how to load its features [n, d] and its labels [n]."""
+
+    name: str
+    load: Callable[[], tuple[Floats, Mask]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Standardised features [n, d] and labels [n]; the positives come first."""
+
+    features: Tensor
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def positives(self) -> int:
+        return int(self.labels.sum())
+
+    def counts(self) -> str:
+        return f"{self.positives}+{len(self.labels) - self.positives}"
+
+
+@dataclass(frozen=True)
+class Split:
+    train: Part
+    validation: Part
+    test: Part
+
+
+def _coarse_pixels(digits: tuple[int, ...]) -> tuple[Floats, Mask]:
+    """The 8x8 digits at half the resolution: 16 features."""
+    data = load_digits()
+    pixels = data.images.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
+    return pixels, np.isin(data.target, digits)
+
+
+def _profiles(digits: tuple[int, ...]) -> tuple[Floats, Mask]:
+    """The digits as two scans see them, the ink of each row and of each column: 16 features."""
+    data = load_digits()
+    rows_and_columns = np.concatenate([data.images.mean(axis=2), data.images.mean(axis=1)], axis=1)
+    return rows_and_columns, np.isin(data.target, digits)
+
+
+def _breast_cancer() -> tuple[Floats, Mask]:
+    """Malignant tumours among benign ones, from the ten mean measurements of the cell nuclei."""
+    data = load_breast_cancer()
+    return data.data[:, :10], data.target == 0
+
+
+# Digits from all their 64 pixels are separable: every loss ranks them almost perfectly, and there
+# is nothing to compare. These tasks are those that stay hard for cross entropy: two coarse views of
+# the digits, of each the digits that it ranks worst, and a small medical one.
+TASKS = (
+    Task("digit 8, 4x4 pixels", lambda: _coarse_pixels((8,))),
+    Task("digit 1, 4x4 pixels", lambda: _coarse_pixels((1,))),
+    Task("digit 8, row+column sums", lambda: _profiles((8,))),
+    Task("digits 8 or 9, row+col sums", lambda: _profiles((8, 9))),
+    Task("breast cancer, 10 means", _breast_cancer),
+)
+
+
+def split(task: Task, seed: int) -> Split:
+    """Thins and splits a task; another seed gives another split."""
+    features, labels = task.load()
+    rng = np.random.default_rng(seed)
+    positives = rng.permutation(np.flatnonzero(labels))
+    negatives = rng.permutation(np.flatnonzero(~labels))
+
+    train_negatives = int(TRAIN_NEGATIVES * len(negatives))
+    validation_negatives = int(VALIDATION_NEGATIVES * len(negatives))
+    share = TRAIN_POSITIVE_SHARE / (1 - TRAIN_POSITIVE_SHARE)
+    train_positives = max(MIN_TRAIN_POSITIVES, round(share * train_negatives))
+    validation_positives = int(VALIDATION_POSITIVES * (len(positives) - train_positives))
+
+    pos = np.split(positives, [train_positives, train_positives + validation_positives])
+    neg = np.split(negatives, [train_negatives, train_negatives + validation_negatives])
+    train_rows = np.concatenate([pos[0], neg[0]])
+    mean, deviation = features[train_rows].mean(axis=0), features[train_rows].std(axis=0)
+    def part(chosen_positives: npt.NDArray[np.int64], chosen_negatives: npt.NDArray[np.int64]) -> Part:
+        rows = np.concatenate([chosen_positives, chosen_negatives])
+        # Clipped: a pixel that is almost always blank has a tiny deviation.
+        scaled = np.clip((features[rows] - mean) / (deviation + 1e-12), -5.0, 5.0)
+        return Part(torch.tensor(scaled, dtype=torch.float32), labels[rows].astype(np.int64))
+
+    return Split(*(part(p, n) for p, n in zip(pos, neg, strict=True)))
