@@ -94,7 +94,13 @@ class Case:
         slopes = reference.surrogate_slope(name, d, margin, scale).abs() / temperature
         rough = 1.0 + exponents + slopes * (d.abs() + margin)
         pull = u.abs().double()[:, None] * shares * (slopes + 1.0 / temperature) * rough
-        self.sizes = ((shares * rough).sum(dim=1), pull.sum(dim=1), pull.sum(dim=0))
+        # exp underflows: a share far below the largest ones is kept in absolute terms only
+        least = 1e-12 * float(pull.max()) if pull.numel() else 0.0
+        self.sizes = (
+            (shares * rough).sum(dim=1),
+            pull.sum(dim=1),
+            pull.sum(dim=0).clamp(min=least),
+        )
 
     def check(self) -> None:
         actual = value_and_gradients(

@@ -123,13 +123,9 @@ class Case:
         assert by_item.dtype == self.items.dtype
         actual = (value[..., self.rows], by_anchor[self.rows], by_item[self.columns])
         what = f"{algorithm}, {self.options}, {list(value.shape)} x {self.items.shape[0]}"
-        for which, result in enumerate(("value", "d anchors", "d items")):
+        for k, result in enumerate(("value", "d anchors", "d items")):
             assert_accurate(
-                f"{result} of {what}",
-                actual[which],
-                self.plain[which],
-                self.truth[which],
-                self.sizes[which],
+                f"{result} of {what}", actual[k], self.plain[k], self.truth[k], self.sizes[k]
             )
 
 

@@ -38,7 +38,7 @@ def test_values_and_slopes(name: str, dtype: torch.dtype, simd: str) -> None:
     true_values, true_slopes = truth_of(name, d, MARGIN, SCALE)
     assert values.dtype == slopes.dtype == computed_in(dtype)
 
-    leaf = d.to(computed_in(dtype)).requires_grad_()
+    leaf = d.clone().to(computed_in(dtype)).requires_grad_()
     plain_values = plain_surrogate(name, leaf, MARGIN, SCALE)
     (plain_slopes,) = torch.autograd.grad(plain_values.sum(), leaf)
     # the rounding of d + m is part of any answer: it costs the slope times |d| + m

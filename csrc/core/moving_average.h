@@ -32,13 +32,12 @@ XRISK_HD V blend_linear(V old, V observation, V keep, V add) {
   return select(is_nan(old), observation, keep * old + add * observation);
 }
 
-// log(e^a + e^b). Minus infinity is the log of zero; the difference of two of them would be NaN.
+// log(e^a + e^b). Two infinities of one sign are equal, and have no difference to take.
 template <class V>
 XRISK_HD V log_add_exp(V a, V b) {
-  const V zero_mass = V(-INFINITY);
   const V high = select(greater(a, b), a, b);
   const V low = select(greater(a, b), b, a);
-  const V gap = select(greater(low, zero_mass), low - high, zero_mass);
+  const V gap = select(greater(high, low), low - high, V(0.0));
   return high + log_one_plus(exponential(gap));
 }
 

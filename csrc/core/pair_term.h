@@ -16,8 +16,8 @@ struct PlainTerm {
   }
 };
 
-// exp(phi(d) / temperature - shift) and its slope. The shift is at least the anchor's largest
-// exponent (rows) or its log sum (columns), so the exponent is never above rounding.
+// exp((phi(d) - shift) / temperature) and its slope. The shift is the anchor's largest phi, so the
+// exponent is never above rounding; taken before the division, it keeps the bits of large exponents.
 template <class T, class Phi>
 struct ExponentialTerm {
   Phi phi;
@@ -26,7 +26,7 @@ struct ExponentialTerm {
   XRISK_HD void operator()(V d, V shift, V& value, V& slope) const {
     V inner_value, inner_slope;
     phi(d, inner_value, inner_slope);
-    value = exponential(inner_value * V(inverse_temperature) - shift);
+    value = exponential((inner_value - shift) * V(inverse_temperature));
     slope = value * inner_slope * V(inverse_temperature);
   }
 };

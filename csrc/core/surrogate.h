@@ -55,7 +55,7 @@ struct BarrierHinge {
     const V steep = V(scale) * (d - V(margin)) + V(margin);
     const V left = V(-scale) * middle;
     value = select(greater(steep, middle), steep, middle);
-    slope = select(greater(steep, middle), V(scale), V(T(1)));
+    slope = select(greater(V(scale - T(1)) * d, V(scale * margin)), V(scale), V(T(1)));
     slope = select(greater(middle, V(T(0))), slope, V(-scale));
     value = select(greater(left, value), left, value);
   }

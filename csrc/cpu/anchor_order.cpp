@@ -94,11 +94,18 @@ AnchorKeys<T> make_keys(const AnchorOrder<T>& order, double margin, Scratch& scr
   for (int64_t r = 1; r <= count; ++r) {
     const double x = static_cast<double>(order.scores[order.permutation[r - 1]]);
     const double exact = x - margin;
-    keys[r] = static_cast<T>(exact);
     // For T = double the subtraction itself has rounded: the second half of TwoSum recovers it.
     const double recovered = x - exact;
     const double lost = (x - (exact + recovered)) + (recovered - margin);
-    residuals[r] = static_cast<T>((exact - static_cast<double>(keys[r])) + lost);
+    // Rounded down, so that y > key holds exactly where y > x - margin does, for every y in T.
+    T key = static_cast<T>(exact);
+    double residual = (exact - static_cast<double>(key)) + lost;
+    if (residual < 0) {
+      key = std::nextafter(key, -std::numeric_limits<T>::infinity());
+      residual = (exact - static_cast<double>(key)) + lost;
+    }
+    keys[r] = key;
+    residuals[r] = static_cast<T>(residual);
   }
   keys[0] = keys[1];
   residuals[0] = T(0);

@@ -16,8 +16,9 @@
 
 namespace xrisk::cpu::XRISK_ISA {
 
-constexpr int64_t kBlock = 512;       // items whose sums stay in T, rows
-constexpr int64_t kColumnBlock = 64;  // anchors whose sums stay in T, columns
+// Terms whose sum stays in T: 32 to a lane of the rows, 64 anchors in the columns.
+constexpr int64_t kBlock = 32 * Vec<float>::kLanes;
+constexpr int64_t kColumnBlock = 64;
 
 enum class Channels { kNone, kOne, kMany };  // weights: none, [M], [C, M]
 

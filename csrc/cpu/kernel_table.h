@@ -18,8 +18,8 @@ struct Items {
   int64_t channels = 1;
 };
 
-// What is summed over pairs. With inverse_temperature > 0 it is exp(phi * inverse_temperature -
-// shift of the anchor), otherwise phi.
+// What is summed over pairs. With inverse_temperature > 0 it is exp((phi - shift of the anchor) *
+// inverse_temperature), otherwise phi.
 struct PairTermParams {
   Surrogate surrogate = Surrogate::kSquaredHinge;
   SurrogateParams params;

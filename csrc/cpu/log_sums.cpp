@@ -49,68 +49,75 @@ Items<T> prepared_items(const Items<T>& items, const Extremes<T>& extremes, Scra
   return result;
 }
 
-}  // namespace
-
+// The largest phi of every anchor, in T, by the formula of the kernel.
 template <class T>
-void log_rows(const LogSums<T>& call, double* log_sums, double* slopes, Scratch& scratch,
-              const Executor& executor) {
-  const Extremes<T> extremes = weighed_extremes(call.items);
-  if (!extremes.any) {
-    std::fill(log_sums, log_sums + call.anchor_count, -INFINITY);
-    std::fill(slopes, slopes + call.anchor_count, 0.0);
-    return;
-  }
-  double* shifts = scratch.allocate<double>(call.anchor_count);
+const double* peaks_of(const LogSums<T>& call, const Extremes<T>& extremes, Scratch& scratch) {
+  double* peaks = scratch.allocate<double>(call.anchor_count);
   visit_surrogate<T>(call.term.surrogate, call.term.params, [&](const auto& phi) {
-    const T inverse_temperature = static_cast<T>(call.term.inverse_temperature);
     for (int64_t i = 0; i < call.anchor_count; ++i) {
       T low, high, slope;
       phi(extremes.low - call.anchors[i], low, slope);
       phi(extremes.high - call.anchors[i], high, slope);
-      // Rounded to T here, as the kernel will see it.
-      shifts[i] = static_cast<double>((low > high ? low : high) * inverse_temperature);
+      peaks[i] = static_cast<double>(low > high ? low : high);
     }
   });
+  return peaks;
+}
+
+}  // namespace
+
+template <class T>
+void log_rows(const LogSums<T>& call, double* log_sums, double* slopes, double* masses,
+              Scratch& scratch, const Executor& executor) {
+  const Extremes<T> extremes = weighed_extremes(call.items);
+  if (!extremes.any) {
+    std::fill(log_sums, log_sums + call.anchor_count, -INFINITY);
+    std::fill(slopes, slopes + call.anchor_count, 0.0);
+    std::fill(masses, masses + call.anchor_count, 1.0);
+    return;
+  }
   DirectRows<T> rows;
   rows.term = call.term;
   rows.anchors = call.anchors;
-  rows.shifts = shifts;
+  rows.shifts = peaks_of(call, extremes, scratch);
   rows.items = prepared_items(call.items, extremes, scratch);
-  rows.sums = log_sums;
+  rows.sums = masses;
   rows.slopes = slopes;
   direct_rows(rows, call.anchor_count, scratch, executor);
   for (int64_t i = 0; i < call.anchor_count; ++i) {
-    if (shifts[i] == INFINITY) {  // phi itself is past the range of T
+    if (rows.shifts[i] == INFINITY) {  // phi itself is past the range of T
       log_sums[i] = slopes[i] = INFINITY;
       continue;
     }
-    slopes[i] /= log_sums[i];
-    log_sums[i] = shifts[i] + std::log(log_sums[i]);
+    slopes[i] /= masses[i];
+    log_sums[i] = rows.shifts[i] * call.term.inverse_temperature + std::log(masses[i]);
   }
 }
 
 template <class T>
-void log_columns(const LogSums<T>& call, const double* anchor_weights, const double* log_sums,
-                 T* out, Scratch& scratch, const Executor& executor) {
+void log_columns(const LogSums<T>& call, const double* anchor_weights, const double* masses, T* out,
+                 Scratch& scratch, const Executor& executor) {
   const Extremes<T> extremes = weighed_extremes(call.items);
   if (!extremes.any) {
     std::fill(out, out + call.items.count, T(0));
     return;
   }
+  double* weights = scratch.allocate<double>(call.anchor_count);
+  for (int64_t i = 0; i < call.anchor_count; ++i) weights[i] = anchor_weights[i] / masses[i];
   DirectColumns<T> columns;
   columns.term = call.term;
   columns.anchors = call.anchors;
-  columns.shifts = log_sums;
-  columns.anchor_weights = anchor_weights;
+  columns.shifts = peaks_of(call, extremes, scratch);
+  columns.anchor_weights = weights;
   columns.anchor_count = call.anchor_count;
   columns.items = prepared_items(call.items, extremes, scratch);
   columns.out = out;
   direct_columns(columns, executor);
 }
 
-#define XRISK_INSTANTIATE(T)                                                               \
-  template void log_rows(const LogSums<T>&, double*, double*, Scratch&, const Executor&);  \
-  template void log_columns(const LogSums<T>&, const double*, const double*, T*, Scratch&, \
+#define XRISK_INSTANTIATE(T)                                                                       \
+  template void log_rows(const LogSums<T>&, double*, double*, double*, Scratch&, const Executor&); \
+  template void log_columns(const LogSums<T>&, const double*, const double*, T*, Scratch&,         \
                             const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)

@@ -19,11 +19,11 @@ void compare(double temperature, double tolerance) {
   call.anchors = anchors.data();
   call.anchor_count = 37;
   call.items = {items.data(), weights.data(), 91, 1};
-  std::vector<double> sums(37), slopes(37), alpha(37, 1.0);
+  std::vector<double> sums(37), slopes(37), masses(37), alpha(37, 1.0);
   std::vector<T> out(91);
   cpu::Scratch scratch;
-  cpu::log_rows(call, sums.data(), slopes.data(), scratch, TwoThreads());
-  cpu::log_columns(call, alpha.data(), sums.data(), out.data(), scratch, TwoThreads());
+  cpu::log_rows(call, sums.data(), slopes.data(), masses.data(), scratch, TwoThreads());
+  cpu::log_columns(call, alpha.data(), masses.data(), out.data(), scratch, TwoThreads());
   double column_total = 0, row_total = 0;
   for (size_t i = 0; i < 37; ++i) {
     long double top = -INFINITY, total = 0, slope = 0;

@@ -148,7 +148,7 @@ double checked_temperature(const at::Tensor& temperature, const char* op) {
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> pairwise_log_sums_rows(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
     const at::Tensor& anchors, const at::Tensor& items,
     const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
     const at::Tensor& temperature, double margin, int64_t surrogate) {
@@ -160,18 +160,20 @@ std::tuple<at::Tensor, at::Tensor> pairwise_log_sums_rows(
   const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
   const double t = checked_temperature(temperature, kOp);
   at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
+  at::Tensor masses = empty_rows(pairs, at::kDouble);
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
     cpu::Scratch scratch;
     cpu::log_rows(log_sums_of<T>(pairs, spec, t), sums.mutable_data_ptr<double>(),
-                  slopes.mutable_data_ptr<double>(), scratch, AtenExecutor());
+                  slopes.mutable_data_ptr<double>(), masses.mutable_data_ptr<double>(), scratch,
+                  AtenExecutor());
   });
-  return {sums.to(pairs.type), slopes.to(pairs.type)};
+  return {sums.to(pairs.type), slopes.to(pairs.type), masses.to(pairs.type)};
 }
 
 at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
                                      const std::optional<at::Tensor>& item_weights,
-                                     const at::Tensor& anchor_weights, const at::Tensor& log_sums,
+                                     const at::Tensor& anchor_weights, const at::Tensor& masses,
                                      const at::Tensor& scale, const at::Tensor& temperature,
                                      double margin, int64_t surrogate) {
   constexpr const char* kOp = "pairwise_log_sums_columns";
@@ -179,13 +181,13 @@ at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
   const double t = checked_temperature(temperature, kOp);
-  for (const at::Tensor& rows : {anchor_weights, log_sums}) {
+  for (const at::Tensor& rows : {anchor_weights, masses}) {
     TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
-                      ": expected one anchor weight and one log sum per anchor, got ",
+                      ": expected one anchor weight and one mass per anchor, got ",
                       rows.sizes());
   }
   at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
-  const at::Tensor weights = doubles(anchor_weights), sums = doubles(log_sums);
+  const at::Tensor weights = doubles(anchor_weights), sums = doubles(masses);
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
     cpu::Scratch scratch;

@@ -56,7 +56,8 @@ class ScoreLoss(nn.Module):
         if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
             raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm 'sort'")
         for label, size in (("num_samples", num_samples), ("num_labels", num_labels)):
-            if size is not None and (not isinstance(size, int) or size < 1):
+            optional = label == "num_samples" and size is None
+            if not optional and (not isinstance(size, int) or size < 1):
                 raise ValueError(f"{name}: expected {label} to be a positive integer, got {size!r}")
         self.surrogate = surrogate
         self.margin = float(margin)

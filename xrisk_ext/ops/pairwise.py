@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from xrisk_ext.ops.second_derivative import guard_second_derivative
 from xrisk_ext.ops.surrogates import (
     Algorithm,
     Surrogate,
     algorithm_number,
+    as_margin,
     as_scalar,
     check_tensor,
     surrogate_number,
@@ -36,20 +37,20 @@ class _PairwiseSums(torch.autograd.Function):
         return sums  # type: ignore[no-any-return]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         anchors, items, item_weights, scale, slopes = ctx.saved_tensors
         grad_anchors = grad_items = None
-        if ctx.needs_input_grad[0]:
-            grad_anchors = -(upstream * slopes)
-            if grad_anchors.dim() == 2:
-                grad_anchors = grad_anchors.sum(0)
-            grad_anchors = grad_anchors.to(anchors.dtype)
-        if ctx.needs_input_grad[1]:
-            grad_items = torch.ops.xrisk_ext.pairwise_sums_columns(
-                anchors, items, item_weights, upstream, scale, *ctx.options
-            ).to(items.dtype)
-        return grad_anchors, grad_items, None, None, None, None, None
+        with torch.no_grad():
+            if ctx.needs_input_grad[0]:
+                grad_anchors = -(upstream * slopes)
+                if grad_anchors.dim() == 2:
+                    grad_anchors = grad_anchors.sum(0)
+                grad_anchors = grad_anchors.to(anchors.dtype)
+            if ctx.needs_input_grad[1]:
+                grad_items = torch.ops.xrisk_ext.pairwise_sums_columns(
+                    anchors, items, item_weights, upstream, scale, *ctx.options
+                ).to(items.dtype)
+        return *guard_second_derivative(grad_anchors, grad_items), None, None, None, None, None
 
 
 class _PairwiseLogSums(torch.autograd.Function):
@@ -64,25 +65,26 @@ class _PairwiseLogSums(torch.autograd.Function):
         margin: float,
         surrogate: int,
     ) -> Tensor:
-        log_sums, slopes = torch.ops.xrisk_ext.pairwise_log_sums_rows(
+        log_sums, slopes, masses = torch.ops.xrisk_ext.pairwise_log_sums_rows(
             anchors, items, item_weights, scale, temperature, margin, surrogate
         )
-        ctx.save_for_backward(anchors, items, item_weights, scale, temperature, log_sums, slopes)
+        ctx.save_for_backward(anchors, items, item_weights, scale, temperature, slopes, masses)
         ctx.options = (margin, surrogate)
         return log_sums  # type: ignore[no-any-return]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, items, item_weights, scale, temperature, log_sums, slopes = ctx.saved_tensors
+        anchors, items, item_weights, scale, temperature, slopes, masses = ctx.saved_tensors
         grad_anchors = grad_items = None
-        if ctx.needs_input_grad[0]:
-            grad_anchors = (-(upstream * slopes)).to(anchors.dtype)
-        if ctx.needs_input_grad[1]:
-            grad_items = torch.ops.xrisk_ext.pairwise_log_sums_columns(
-                anchors, items, item_weights, upstream, log_sums, scale, temperature, *ctx.options
-            ).to(items.dtype)
-        return grad_anchors, grad_items, None, None, None, None, None
+        with torch.no_grad():
+            if ctx.needs_input_grad[0]:
+                grad_anchors = (-(upstream * slopes)).to(anchors.dtype)
+            if ctx.needs_input_grad[1]:
+                grad_items = torch.ops.xrisk_ext.pairwise_log_sums_columns(
+                    anchors, items, item_weights, upstream, masses, scale, temperature, *ctx.options
+                ).to(items.dtype)
+        guarded = guard_second_derivative(grad_anchors, grad_items)
+        return *guarded, None, None, None, None, None, None
 
 
 def _check_weights(item_weights: Tensor | None) -> None:
@@ -143,7 +145,7 @@ def pairwise_sums(
         items,
         item_weights,
         as_scalar(scale, "scale", anchors),
-        margin,
+        as_margin(margin),
         surrogate_number(surrogate),
         algorithm_number(algorithm),
     )
@@ -187,7 +189,7 @@ def pairwise_log_sums(
         item_weights,
         as_scalar(scale, "scale", anchors),
         as_scalar(temperature, "temperature", anchors),
-        margin,
+        as_margin(margin),
         surrogate_number(surrogate),
     )
 
@@ -237,9 +239,9 @@ def _(
     temperature: Tensor,
     margin: float,
     surrogate: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     sums = anchors.new_empty(anchors.shape, dtype=_accumulation(anchors, items))
-    return sums, torch.empty_like(sums)
+    return sums, torch.empty_like(sums), torch.empty_like(sums)
 
 
 @torch.library.register_fake("xrisk_ext::pairwise_log_sums_columns")
@@ -248,7 +250,7 @@ def _(
     items: Tensor,
     item_weights: Tensor | None,
     anchor_weights: Tensor,
-    log_sums: Tensor,
+    masses: Tensor,
     scale: Tensor,
     temperature: Tensor,
     margin: float,

@@ -57,6 +57,12 @@ def as_scalar(value: float | Tensor, name: str, like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=like.device)
 
 
+def as_margin(margin: float) -> float:
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
+        raise TypeError(f"expected margin to be a float, got {type(margin).__name__}")
+    return float(margin)
+
+
 def check_tensor(value: Any, name: str) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} to be a tensor, got {type(value).__name__}")
@@ -71,7 +77,7 @@ def surrogate_values(
     """
     check_tensor(differences, "differences")
     values, slopes = torch.ops.xrisk_ext.surrogate_values(
-        differences.detach(), as_scalar(scale, "scale", differences), margin,
+        differences.detach(), as_scalar(scale, "scale", differences), as_margin(margin),
         surrogate_number(surrogate),
     )  # fmt: skip
     return values, slopes

@@ -68,7 +68,8 @@ def _value(name: str, d: Tensor, m: float, s: float) -> Tensor:
         return torch.sigmoid(s * d)
     if name == "exponential":
         return torch.exp(s * d)
-    return (d > 0).double() + 0.5 * (d == 0).double()  # zero_one
+    zero_one = (d > 0).double() + 0.5 * (d == 0).double()
+    return torch.where(d.isnan(), d, zero_one)
 
 
 def _slope(name: str, d: Tensor, m: float, s: float) -> Tensor:
