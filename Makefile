@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# This version has no CUDA kernels; without this a CUDA torch would refuse the CPU build.
+export XRISK_CUDA ?= 0
 
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu') setup.py csrc/sources.txt
+SOURCES := $(shell find csrc/core csrc/cpu csrc/torch -name '*.cpp' -o -name '*.h') setup.py csrc/sources.txt
 STAMP_TORCH := $(VENV)/.torch
 STAMP_DEMO := $(VENV)/.demo
 STAMP_DEV := $(VENV)/.dev
@@ -21,7 +23,7 @@ test: test-cpp test-python
 
 # Kernels and their C++ tests, without torch; then core/ as CUDA code where nvcc is there.
 test-cpp: $(STAMP_DEV)
-	cmake --preset default -DXRISK_NVCC=OFF
+	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	ctest --preset default
 	@if command -v nvcc > /dev/null; then \
@@ -59,14 +61,14 @@ $(STAMP_TORCH): requirements/build.txt
 	$(BIN)/pip install -q -r requirements/build.txt
 	touch $@
 
-$(STAMP_DEMO): requirements/demo.txt $(STAMP_TORCH)
+# LibAUC asks for packages that its losses do not need, hence --no-deps.
+$(STAMP_DEMO): requirements/demo.txt requirements/peers.txt $(STAMP_TORCH)
 	$(BIN)/pip install -q -r requirements/demo.txt
+	$(BIN)/pip install -q --no-deps -r requirements/peers.txt
 	touch $@
 
-# LibAUC asks for packages that its losses do not need, hence --no-deps.
-$(STAMP_DEV): requirements/dev.txt requirements/peers.txt $(STAMP_DEMO)
+$(STAMP_DEV): requirements/dev.txt $(STAMP_DEMO)
 	$(BIN)/pip install -q -r requirements/dev.txt
-	$(BIN)/pip install -q --no-deps -r requirements/peers.txt
 	touch $@
 
 $(STAMP_BUILD): $(SOURCES) pyproject.toml $(STAMP_TORCH)

@@ -251,7 +251,7 @@ def test_scale_may_be_a_tensor(f: Callable[..., Tensor], truth: Callable[..., Te
 
 
 @each_kind
-@pytest.mark.parametrize(("p", "m"), [(40, 200_000), (70_000, 100_000)])
+@pytest.mark.parametrize(("p", "m"), [(40, 200_000), (40_000, 100_000)])
 def test_threads_change_no_bit(
     name: str, algorithm: str, p: int, m: int, restore_threads: None
 ) -> None:

@@ -179,7 +179,7 @@ def test_nothing_overflows(name: str, weighted: bool, dtype: torch.dtype, simd: 
         options: dict[str, Any] = {"surrogate": name, "temperature": temperature}
         options["item_weights"] = weights
         actual = value_and_gradients(ops.pairwise_log_sums, anchors, items, **options)
-        if name == "exponential" and math.exp(min(0.93 * gap, 700)) > torch.finfo(dtype).max / 1e3:
+        if name == "exponential" and 0.937 * gap > math.log(torch.finfo(dtype).max):
             assert actual[0].tolist() == [INF] * 2  # phi alone is past the range
             continue
         truth = value_and_gradients(reference.pairwise_log_sums, anchors, items, **options)

@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xrisk_ext", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what was built, and what it runs on")
-    commands.add_parser("demo", help="train with our AP loss on real data (extra: demo)", add_help=False)
+    commands.add_parser(
+        "demo", help="train with our AP loss on real data (extra: demo)", add_help=False
+    )
     known, rest = parser.parse_known_args(argv)
     if known.command == "demo":
         from xrisk_ext.demo import main as demo

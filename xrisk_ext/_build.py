@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 
 _CONFIG = Path(__file__).with_name("_build_config.json")
-_REBUILD = "rebuild it with: pip install --no-build-isolation --force-reinstall --no-deps xrisk_ext"
+_REBUILD = "rebuild it in its source folder: pip install --no-build-isolation --no-deps ."
 
 
 def load_extension() -> ModuleType:
@@ -27,4 +27,6 @@ def load_extension() -> ModuleType:
     try:
         return importlib.import_module("xrisk_ext._C")
     except ImportError as error:
-        raise ImportError(f"the extension of xrisk_ext cannot be loaded ({error}); {_REBUILD}") from error
+        raise ImportError(
+            f"the extension of xrisk_ext cannot be loaded ({error}); {_REBUILD}"
+        ) from error

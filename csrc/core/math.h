@@ -28,6 +28,10 @@ XRISK_HD double exponential(double x) { return exp(x); }
 XRISK_HD float log_one_plus(float q) { return log1pf(q); }
 XRISK_HD double log_one_plus(double q) { return log1p(q); }
 
+// x as it is rounded; a SIMD vector keeps the compiler from fusing it into what follows.
+XRISK_HD float rounded(float x) { return x; }
+XRISK_HD double rounded(double x) { return x; }
+
 XRISK_HD bool is_finite(double x) { return x - x == 0.0; }
 
 }  // namespace xrisk

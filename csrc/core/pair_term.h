@@ -17,7 +17,7 @@ struct PlainTerm {
 };
 
 // exp((phi(d) - shift) / temperature) and its slope. The shift is the anchor's largest phi, so the
-// exponent is never above rounding; taken before the division, it keeps the bits of large exponents.
+// exponent is never positive; taken before the division, it keeps the bits of large exponents.
 template <class T, class Phi>
 struct ExponentialTerm {
   Phi phi;
@@ -26,7 +26,8 @@ struct ExponentialTerm {
   XRISK_HD void operator()(V d, V shift, V& value, V& slope) const {
     V inner_value, inner_slope;
     phi(d, inner_value, inner_slope);
-    value = exponential((inner_value - shift) * V(inverse_temperature));
+    const V exponent = (rounded(inner_value) - shift) * V(inverse_temperature);
+    value = exponential(select(greater(exponent, V(T(0))), V(T(0)), exponent));
     slope = value * inner_slope * V(inverse_temperature);
   }
 };

@@ -88,7 +88,7 @@ struct Sigmoid {
   }
 };
 
-// exp(s d): may reach inf, by definition; the log sums are there for that.
+// exp(s d): may reach inf, by definition.
 template <class T>
 struct Exponential {
   T scale;

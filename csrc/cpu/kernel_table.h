@@ -95,7 +95,8 @@ struct Kernels {
   // out = factor * exp(scale (x - centre))
   void (*scaled_exponentials)(const T* x, int64_t count, double scale, double centre, double factor,
                               double* out);
-  bool (*all_finite)(const T* x, int64_t count);
+  // max |x|; infinite if an x is infinite or NaN
+  T (*largest_magnitude)(const T* x, int64_t count);
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);

@@ -11,7 +11,7 @@ template <class T>
 XRISK_HD constexpr Kernels<T> make_kernels() {
   return {direct_rows<T>,        direct_columns<T>, rank_items<T>,      accumulate_moments<T>,
           evaluate_intervals<T>, power_sums<T>,     exponential_sum<T>, scaled_exponentials<T>,
-          all_finite<T>,         surrogate<T>};
+          largest_magnitude<T>,  surrogate<T>};
 }
 
 const KernelTable& kernel_table() {

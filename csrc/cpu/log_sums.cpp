@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/surrogate.h"
 #include "cpu/direct.h"
 
 namespace xrisk::cpu {
@@ -49,18 +48,26 @@ Items<T> prepared_items(const Items<T>& items, const Extremes<T>& extremes, Scra
   return result;
 }
 
-// The largest phi of every anchor, in T, by the formula of the kernel.
+// The largest phi of every anchor, by the kernels' own arithmetic: an exponent is a difference of
+// two of them over a temperature that may be tiny, so that not even an ulp may come between.
 template <class T>
 const double* peaks_of(const LogSums<T>& call, const Extremes<T>& extremes, Scratch& scratch) {
-  double* peaks = scratch.allocate<double>(call.anchor_count);
-  visit_surrogate<T>(call.term.surrogate, call.term.params, [&](const auto& phi) {
-    for (int64_t i = 0; i < call.anchor_count; ++i) {
-      T low, high, slope;
-      phi(extremes.low - call.anchors[i], low, slope);
-      phi(extremes.high - call.anchors[i], high, slope);
-      peaks[i] = static_cast<double>(low > high ? low : high);
-    }
-  });
+  const int64_t count = call.anchor_count;
+  T* differences = scratch.allocate<T>(2 * count);
+  T* values = scratch.allocate<T>(2 * count);
+  T* slopes = scratch.allocate<T>(2 * count);
+  for (int64_t i = 0; i < count; ++i) {
+    differences[2 * i] = extremes.low - call.anchors[i];
+    differences[2 * i + 1] = extremes.high - call.anchors[i];
+  }
+  kernels<T>().surrogate(call.term.surrogate, call.term.params, differences, 2 * count, values,
+                         slopes);
+  double* peaks = scratch.allocate<double>(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const T low = values[2 * i], high = values[2 * i + 1];
+    const T sum = low + high;  // NaN where an infinite score meets one of its own sign
+    peaks[i] = static_cast<double>(sum != sum ? sum : low > high ? low : high);
+  }
   return peaks;
 }
 
@@ -87,6 +94,7 @@ void log_rows(const LogSums<T>& call, double* log_sums, double* slopes, double* 
   for (int64_t i = 0; i < call.anchor_count; ++i) {
     if (rows.shifts[i] == INFINITY) {  // phi itself is past the range of T
       log_sums[i] = slopes[i] = INFINITY;
+      masses[i] = 1.0;
       continue;
     }
     slopes[i] /= masses[i];

@@ -2,8 +2,8 @@
 #include "cpu/pairwise.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+#include <vector>
 
 namespace xrisk::cpu {
 
@@ -24,8 +24,6 @@ static PairCosts costs_of(Surrogate surrogate) {
   switch (surrogate) {
     case Surrogate::kSquared:
       return {2.1, 150.0, 2.2, 1.8};
-    case Surrogate::kExponential:
-      return {13.0, 250.0, 5.0, 4.5};
     case Surrogate::kBarrierHinge:
       return {3.5, 1200.0, 90.0, 15.0};
     case Surrogate::kZeroOne:
@@ -40,6 +38,8 @@ Algorithm choose_algorithm(const PairwiseSpec& spec, int64_t anchors, int64_t it
                            int64_t channels) {
   if (spec.algorithm != Algorithm::kAuto) return spec.algorithm;
   if (!has_sort(spec.surrogate)) return Algorithm::kDirect;
+  // Separable sums are formed in double: no overflow at one batch size and none at another.
+  if (spec.surrogate == Surrogate::kExponential) return Algorithm::kSort;
   constexpr double kDirectAnchor = 12.0;  // the sums across lanes, per row
   const PairCosts costs = costs_of(spec.surrogate);
   const double p = static_cast<double>(anchors), m = static_cast<double>(items);
@@ -68,21 +68,21 @@ std::unique_ptr<PairwiseSums<T>> make_pairwise_sums(const PairwiseSpec& spec, An
 }
 
 template <class T>
-bool all_finite(const T* scores, int64_t count, const Executor& executor) {
+T largest_magnitude(const T* scores, int64_t count, const Executor& executor) {
   constexpr int64_t kGrain = 1 << 18;
-  if (count <= kGrain) return kernels<T>().all_finite(scores, count);
-  std::atomic<bool> result{true};
-  executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-    if (!kernels<T>().all_finite(scores + begin, end - begin)) result = false;
+  if (count <= kGrain) return kernels<T>().largest_magnitude(scores, count);
+  std::vector<T> parts(static_cast<size_t>((count + kGrain - 1) / kGrain));
+  executor.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    parts[static_cast<size_t>(chunk)] = kernels<T>().largest_magnitude(scores + begin, end - begin);
   });
-  return result;
+  return *std::max_element(parts.begin(), parts.end());
 }
 
 #define XRISK_INSTANTIATE(T)                                                                    \
   template Algorithm choose_algorithm<T>(const PairwiseSpec&, int64_t, int64_t, int64_t);       \
   template std::unique_ptr<PairwiseSums<T>> make_pairwise_sums(const PairwiseSpec&, Anchors<T>, \
                                                                Scratch&, const Executor&);      \
-  template bool all_finite(const T*, int64_t, const Executor&);
+  template T largest_magnitude(const T*, int64_t, const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)
 #undef XRISK_INSTANTIATE

@@ -73,8 +73,8 @@ template <class T>
 std::unique_ptr<PairwiseSums<T>> make_exponential_sums(const PairwiseSpec&, Anchors<T>, Scratch&,
                                                        const Executor&);
 
-// Whether all scores are finite.
+// max |score|; infinite if one is infinite or NaN.
 template <class T>
-bool all_finite(const T* scores, int64_t count, const Executor& executor);
+T largest_magnitude(const T* scores, int64_t count, const Executor& executor);
 
 }  // namespace xrisk::cpu

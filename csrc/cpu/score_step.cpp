@@ -11,6 +11,10 @@
 namespace xrisk::cpu {
 namespace {
 
+// Largest score that the float kernels take: a million squares of it still fit.
+constexpr double kWideReach = 1e15;
+constexpr double kExponentialReach = 40.0;  // exp of twice this is near the largest float
+
 // Where the anchors of a label stand: the positive entries of positive weight.
 struct PositiveList {
   const int32_t* positions = nullptr;
@@ -64,7 +68,15 @@ class LabelStep {
     if (pairs_with_negatives && segment_.items.count == segment_.anchors.count) {
       return fill_gradient(T(0));
     }
-    if (!all_finite(segment_.items.scores, segment_.items.count, executor_)) return fail();
+    const T largest = largest_magnitude(segment_.items.scores, segment_.items.count, executor_);
+    if (!std::isfinite(largest)) return fail();
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const SurrogateParams& params = call_.spec.params;
+      const double reach = static_cast<double>(largest) + params.margin;
+      const bool exponential = call_.spec.surrogate == Surrogate::kExponential;
+      const double limit = exponential ? kExponentialReach : kWideReach;
+      if (reach * std::max(1.0, params.scale) > limit) return run_in_double();
+    }
     ItemPass<T> items{segment_.items};
     double item_weight = segment_.item_weight;
     const int32_t* positions = segment_.positions;
@@ -80,6 +92,35 @@ class LabelStep {
   int64_t entry_offset(int64_t entry) const { return entry * call_.labels + label_; }
 
   T weight_of(int64_t entry) const { return call_.weight(entry, label_); }
+
+  // Squares of such scores leave the range of float: the same step on doubles.
+  void run_in_double() {
+    const int64_t batch = call_.batch;
+    double* scores = scratch_.allocate<double>(batch);
+    double* weights = call_.weights == nullptr ? nullptr : scratch_.allocate<double>(batch);
+    double* gradient = call_.gradient == nullptr ? nullptr : scratch_.allocate<double>(batch);
+    for (int64_t b = 0; b < batch; ++b) {
+      scores[b] = static_cast<double>(call_.scores[entry_offset(b)]);
+      if (weights != nullptr) weights[b] = static_cast<double>(weight_of(b));
+    }
+    ScoreStep<double, State> wide;
+    wide.rule = call_.rule;
+    wide.spec = call_.spec;
+    wide.batch = batch;
+    wide.scores = scores;
+    wide.weights = weights;
+    wide.index = call_.index;
+    if (call_.state != nullptr) wide.state = call_.state + label_ * call_.rows * 2;
+    wide.rows = call_.rows;
+    wide.gamma = call_.gamma;
+    wide.write_state = call_.write_state;
+    wide.values = call_.values + label_;
+    wide.gradient = gradient;
+    LabelStep<double, State>(wide, 0, positives_, executor_).run();
+    for (int64_t b = 0; gradient != nullptr && b < batch; ++b) {
+      call_.gradient[entry_offset(b)] = static_cast<T>(gradient[b]);
+    }
+  }
 
   void make_anchors() {
     const int64_t count = positives_.count;

@@ -136,19 +136,19 @@ class ExponentialSums final : public PairwiseSums<T> {
 
   void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) override {
     const Items<T>& items = pass.items;
-    double bottom = INFINITY;
-    for (int64_t i = 0; i < anchors_.count; ++i) {
-      bottom = std::min(bottom, static_cast<double>(anchors_.scores[i]));
-    }
     double* weighted = scratch_.allocate<double>(anchors_.count);
     double* value = scratch_.allocate<double>(items.count);
-    kernels<T>().scaled_exponentials(anchors_.scores, anchors_.count, -scale_, bottom, 1.0,
-                                     weighted);
     for (int64_t c = 0; c < items.channels; ++c) {
-      double total = 0;
+      const double* a = anchor_weights + c * anchors_.count;
+      double bottom = INFINITY;
       for (int64_t i = 0; i < anchors_.count; ++i) {
-        total += anchor_weights[c * anchors_.count + i] * weighted[i];
+        if (a[i] != 0) bottom = std::min(bottom, static_cast<double>(anchors_.scores[i]));
       }
+      if (bottom == INFINITY) bottom = 0;
+      kernels<T>().scaled_exponentials(anchors_.scores, anchors_.count, -scale_, bottom, 1.0,
+                                       weighted);
+      double total = 0;
+      for (int64_t i = 0; i < anchors_.count; ++i) total += a[i] == 0 ? 0.0 : a[i] * weighted[i];
       executor_.for_range(items.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
         kernels<T>().scaled_exponentials(items.scores + begin, end - begin, scale_, bottom,
                                          scale_ * total, value + begin);

@@ -99,6 +99,19 @@ XRISK_HD Vec<T> absolute(Vec<T> x) {
   return Vec<T>(x.v < zero ? -x.v : x.v);
 }
 
+// x as it is rounded: keeps the compiler from fusing the product behind x into the next addition.
+template <class T>
+XRISK_HD Vec<T> rounded(Vec<T> x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x.v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x.v));
+#else
+  asm("" : "+m"(x.v));
+#endif
+  return x;
+}
+
 // Sum of the lanes, in a fixed order: halves first, then the last few one by one.
 template <class T>
 XRISK_HD T sum(Vec<T> x) {

@@ -164,7 +164,8 @@ class SortedSums final : public PairwiseSums<T> {
     const double s = spec_.params.scale;
     const int64_t channels = pass.items.channels, anchors = order_.count;
     const bool barrier = spec_.surrogate == Surrogate::kBarrierHinge;
-    double* below = barrier ? scratch_.allocate<double>(2 * (anchors + 1)) : nullptr;
+    if (barrier && below_ == nullptr) below_ = scratch_.allocate<double>(2 * (anchors + 1));
+    double* below = below_;
     for (int set = 0; set < key_sets_; ++set) {
       const double* intervals = interval_moments(pass, set);
       for (int64_t c = 0; c < channels; ++c) {
@@ -270,6 +271,7 @@ class SortedSums final : public PairwiseSums<T> {
   AnchorOrder<T> order_;
   AnchorKeys<T> keys_[2];
   int key_sets_ = 1;
+  double* below_ = nullptr;
   double* moments_ = nullptr;
   int64_t moments_capacity_ = 0;
 };

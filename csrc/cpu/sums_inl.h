@@ -1,6 +1,6 @@
 // One-pass sums over the items alone: the O(n) algorithms for squared and exponential, the
-// finiteness screen, the blends of the state update, and the surrogates themselves for the tests.
-// Bytes: one read of the scores.
+// screen of their magnitudes, the blends of the state update, and the surrogates themselves for the
+// tests. Bytes: one read of the scores.
 #pragma once
 
 #include "core/moving_average.h"
@@ -72,21 +72,21 @@ void scaled_exponentials(const T* x, int64_t count, double scale, double centre,
   }
 }
 
-// x - x is 0 for a finite x and NaN otherwise; the sum of the differences tells.
 template <class T>
-bool all_finite(const T* x, int64_t count) {
+T largest_magnitude(const T* x, int64_t count) {
   using V = Vec<T>;
-  V total(T(0));
-  int64_t j = 0;
-  for (; j + V::kLanes <= count; j += V::kLanes) {
-    const V y = V::load(x + j);
-    total = total + (y - y);
+  const V infinite(static_cast<T>(INFINITY));
+  V largest(T(0));
+  for (int64_t j = 0; j < count; j += V::kLanes) {
+    const int64_t left = count - j;
+    const V y = absolute(left >= V::kLanes ? V::load(x + j) : V::load_partial(x + j, left, T(0)));
+    largest = select(greater(largest, y), largest, select(is_nan(y), infinite, y));
   }
-  if (j < count) {
-    const V y = V::load_partial(x + j, count - j, T(0));
-    total = total + (y - y);
-  }
-  return sum(total) == T(0);
+  T lanes[V::kLanes];
+  largest.store(lanes);
+  T result = T(0);
+  for (int k = 0; k < V::kLanes; ++k) result = lanes[k] > result ? lanes[k] : result;
+  return result;
 }
 
 template <class T>

@@ -60,8 +60,9 @@ at::Tensor checked_index(const at::Tensor& index, int64_t entries, const char* o
   TORCH_CHECK_TYPE(index.scalar_type() == at::kLong || index.scalar_type() == at::kInt, op,
                    ": expected index to be int64 or int32, got ", index.scalar_type());
   check_cpu(index, op, "index");
-  TORCH_CHECK_VALUE(index.numel() == entries && index.dim() <= 2, op, ": expected index of shape [",
-                    entries, "], got ", index.sizes());
+  TORCH_CHECK_VALUE(
+      index.numel() == entries && (index.dim() == 1 || (index.dim() == 2 && index.size(1) == 1)),
+      op, ": expected index of shape [", entries, "], got ", index.sizes());
   return contiguous_as(index, at::kLong);
 }
 

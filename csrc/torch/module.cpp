@@ -3,6 +3,9 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include <cstdlib>
+#include <string>
+
 #include "cpu/kernel_table.h"
 #include "torch/ops.h"
 
@@ -20,7 +23,8 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor anchor_weights, Tensor scale, float margin, int surrogate, int algorithm) -> Tensor");
   m.def(
       "pairwise_log_sums_rows(Tensor anchors, Tensor items, Tensor? item_weights, Tensor scale, "
-      "Tensor temperature, float margin, int surrogate) -> (Tensor log_sums, Tensor slopes, Tensor masses)");
+      "Tensor temperature, float margin, int surrogate) -> (Tensor log_sums, Tensor slopes, Tensor "
+      "masses)");
   m.def(
       "pairwise_log_sums_columns(Tensor anchors, Tensor items, Tensor? item_weights, "
       "Tensor anchor_weights, Tensor masses, Tensor scale, Tensor temperature, float margin, "
@@ -80,6 +84,13 @@ pybind11::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  const char* simd = std::getenv("XRISK_SIMD");
+  if (simd != nullptr && !xrisk::cpu::select_simd(simd)) {
+    throw pybind11::import_error(
+        "XRISK_SIMD: expected baseline, avx2, avx512 or auto, and one that "
+        "this CPU has, got " +
+        std::string(simd));
+  }
   m.doc() = "Compiled kernels of xrisk_ext; the ops are under torch.ops.xrisk_ext.";
   m.def("build_info", &build_info, "What was built, and which SIMD variant is in use.");
   m.def(

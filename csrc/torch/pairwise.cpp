@@ -1,5 +1,7 @@
 // P1 on the CPU: pairwise sums and log sums, their column slopes, and the surrogates themselves.
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cpu/log_sums.h"
 #include "torch/common.h"
@@ -66,9 +68,15 @@ Algorithm algorithm_for(const cpu::PairwiseSpec& spec, const Pairs& pairs,
   const int64_t p = pairs.anchors.numel(), m = pairs.items.numel();
   const Algorithm algorithm = cpu::choose_algorithm<T>(spec, p, m, pairs.channels);
   if (algorithm == Algorithm::kDirect) return algorithm;
-  const bool finite = cpu::all_finite(pairs.anchors.const_data_ptr<T>(), p, executor) &&
-                      cpu::all_finite(pairs.items.const_data_ptr<T>(), m, executor);
-  return finite ? algorithm : Algorithm::kDirect;
+  const T anchors = cpu::largest_magnitude(pairs.anchors.const_data_ptr<T>(), p, executor);
+  const T items = cpu::largest_magnitude(pairs.items.const_data_ptr<T>(), m, executor);
+  // Nor what leaves the range of T on the way to a key.
+  const double s = spec.params.scale;
+  const double steep = spec.surrogate == Surrogate::kBarrierHinge && s > 1 ? s / (s - 1) : 1.0;
+  const double reach = static_cast<double>(anchors) + static_cast<double>(items) +
+                       spec.params.margin * std::max(1.0, steep);
+  const double limit = static_cast<double>(std::numeric_limits<T>::max()) / 4;
+  return reach < limit ? algorithm : Algorithm::kDirect;
 }
 
 at::Tensor doubles(const at::Tensor& t) { return contiguous_as(t, at::kDouble); }
@@ -141,8 +149,9 @@ cpu::LogSums<T> log_sums_of(const Pairs& pairs, const cpu::PairwiseSpec& spec, d
 
 double checked_temperature(const at::Tensor& temperature, const char* op) {
   const double value = scalar_value(temperature, op, "temperature");
-  TORCH_CHECK_VALUE(value > 0 && std::isfinite(value), op,
-                    ": expected temperature > 0 and finite, got ", value);
+  // Its inverse must fit a float.
+  TORCH_CHECK_VALUE(value >= 1e-30 && std::isfinite(value), op,
+                    ": expected temperature >= 1e-30 and finite, got ", value);
   return value;
 }
 
@@ -183,8 +192,7 @@ at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor
   const double t = checked_temperature(temperature, kOp);
   for (const at::Tensor& rows : {anchor_weights, masses}) {
     TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
-                      ": expected one anchor weight and one mass per anchor, got ",
-                      rows.sizes());
+                      ": expected one anchor weight and one mass per anchor, got ", rows.sizes());
   }
   at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
   const at::Tensor weights = doubles(anchor_weights), sums = doubles(masses);

@@ -106,7 +106,8 @@ at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& ind
   check_range(ids, cpu::find_out_of_range(ids_data, entries, state.size(0), executor),
               state.size(0), kOp);
   const at::ScalarType value_type = accumulation_type(values);
-  const at::Tensor observations = contiguous_as(values, value_type);
+  at::Tensor observations = contiguous_as(values, value_type);
+  if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
   at::Tensor stored = at::empty(shape, state.options());
   visit_floating(state.scalar_type(), [&](auto state_zero) {
     visit_floating(value_type, [&](auto value_zero) {
@@ -147,8 +148,9 @@ std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const a
   TORCH_CHECK_VALUE(scores.dim() == 1 || scores.dim() == 2, kOp,
                     ": expected scores of shape [B], [B, 1] or [B, L], got ", scores.sizes());
   const int64_t batch = scores.size(0), num_labels = scores.dim() == 2 ? scores.size(1) : 1;
-  const bool labels_match = labels.numel() == scores.numel() && labels.dim() <= 2 &&
-                            (num_labels <= 1 || labels.sizes() == scores.sizes());
+  const bool column = labels.dim() == 1 || (labels.dim() == 2 && labels.size(1) == 1);
+  const bool labels_match =
+      labels.sizes() == scores.sizes() || (num_labels == 1 && column && labels.size(0) == batch);
   TORCH_CHECK_VALUE(labels_match, kOp, ": expected labels of the scores' shape ", scores.sizes(),
                     ", got ", labels.sizes());
   TORCH_CHECK_VALUE(batch < INT32_MAX, kOp, ": expected fewer than 2^31 scores");

@@ -1,4 +1,4 @@
-"""What the score losses share: hyper-parameters, state, schedules and the call of the fused step."""
+"""What the score losses share: hyper-parameters, state, schedules, the call of the fused step."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from xrisk_ext.ops.surrogates import (
     Algorithm,
     Surrogate,
     algorithm_number,
+    check_devices,
     check_tensor,
     surrogate_number,
 )
@@ -92,13 +93,20 @@ class ScoreLoss(nn.Module):
         if isinstance(value, Tensor) and value.device.type != "cpu":
             self._buffers[name].copy_(value.detach())  # type: ignore[union-attr]  # no sync
             return
+        owner = type(self).__name__
+        if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+            raise TypeError(
+                f"{owner}: expected {name} to be a float or a tensor, got {type(value).__name__}"
+            )
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{owner}: expected {name} to be one number, got {value!r}")
         number = float(value)
         in_range = 0 <= number <= 1 if name == "gamma" else 0 < number < float("inf")
         if not in_range:
             expected = "in [0, 1]" if name == "gamma" else "> 0 and finite"
-            raise ValueError(f"{type(self).__name__}: expected {name} {expected}, got {value!r}")
+            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}")
         if name == "gamma" and self.state is None and number != 1:
-            raise ValueError(f"{type(self).__name__}: without num_samples gamma is 1, got {value!r}")
+            raise ValueError(f"{owner}: without num_samples gamma is 1, got {value!r}")
         self._buffers[name].fill_(number)  # type: ignore[union-attr]
 
     def reset_state(self) -> None:
@@ -115,16 +123,29 @@ class ScoreLoss(nn.Module):
         update_state: bool,
     ) -> Tensor:
         check_tensor(labels, "labels")
-        state = self.state
+        if item_weights is not None:
+            check_tensor(item_weights, "item_weights")
+            if item_weights.requires_grad:
+                raise ValueError("expected item_weights to be constants, got requires_grad=True")
+        module = self.state
+        state = module._buffers["value"] if module is not None and self.training else None
         buffers = self._buffers  # at small batches even attribute look-ups show
+        gamma = buffers["gamma"]
+        assert gamma is not None
+        if labels.device != scores.device or gamma.device != scores.device:
+            check_devices(scores, "scores", labels=labels, state=gamma)
+        if index is not None:
+            check_tensor(index, "index")
+        if item_weights is not None or index is not None:
+            check_devices(scores, "scores", index=index, item_weights=item_weights)
         return score_step(
             scores,
             labels,
             index,
             item_weights,
-            state._buffers["value"] if state is not None and self.training else None,
-            buffers["gamma"],
-            buffers["scale"],
+            state,
+            gamma,
+            buffers["scale"],  # type: ignore[arg-type]
             self.margin,
             self._rule,
             self._surrogate,

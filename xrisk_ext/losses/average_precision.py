@@ -125,8 +125,8 @@ class MeanAveragePrecisionLoss(ScoreLoss):
     ) -> None:
         if top_k is not None:
             raise ValueError(
-                "MeanAveragePrecisionLoss: mAP@K is not built in this version, expected top_k=None, "
-                f"got {top_k!r}"
+                "MeanAveragePrecisionLoss: mAP@K is not built in this version, expected "
+                f"top_k=None, got {top_k!r}"
             )
         super().__init__(
             rule="average_precision",
@@ -158,4 +158,3 @@ class MeanAveragePrecisionLoss(ScoreLoss):
         """
         check_num_labels(scores, self.num_labels, "MeanAveragePrecisionLoss")
         return self._step(scores, labels, index, item_weights, update_state)
-

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from xrisk_ext.ops.surrogates import as_scalar, check_tensor
+from xrisk_ext.ops.surrogates import as_scalar, check_devices, check_tensor
 
 
 def moving_average_update_(
@@ -44,6 +44,7 @@ def moving_average_update_(
     check_tensor(state, "state")
     check_tensor(index, "index")
     check_tensor(values, "values")
+    check_devices(state, "state", index=index, values=values)
     return torch.ops.xrisk_ext.moving_average_update_(  # type: ignore[no-any-return]
         state, index, values.detach(), as_scalar(gamma, "gamma", state), log
     )

@@ -12,6 +12,7 @@ from xrisk_ext.ops.surrogates import (
     algorithm_number,
     as_margin,
     as_scalar,
+    check_devices,
     check_tensor,
     surrogate_number,
 )
@@ -140,6 +141,7 @@ def pairwise_sums(
     check_tensor(anchors, "anchors")
     check_tensor(items, "items")
     _check_weights(item_weights)
+    check_devices(anchors, "anchors", items=items, item_weights=item_weights)
     return _PairwiseSums.apply(  # type: ignore[no-any-return]
         anchors,
         items,
@@ -183,6 +185,7 @@ def pairwise_log_sums(
     check_tensor(anchors, "anchors")
     check_tensor(items, "items")
     _check_weights(item_weights)
+    check_devices(anchors, "anchors", items=items, item_weights=item_weights)
     return _PairwiseLogSums.apply(  # type: ignore[no-any-return]
         anchors,
         items,

@@ -27,8 +27,8 @@ def score_step(
     Shapes: scores and labels ``[B]``, ``[B, 1]`` or ``[B, L]``; index ``[B]``; item_weights ``[B]``
     or the scores' shape; state ``[L, N, 2]`` or None. Returns the mean over the labels, or ``[L]``.
 
-    Value and gradient are computed together; the op's autograd kernel (csrc/torch/attach_gradient.h)
-    attaches the gradient to the value.
+    Value and gradient are computed together; the op's autograd kernel
+    (csrc/torch/attach_gradient.h) attaches the gradient to the value.
     """
     value, _ = torch.ops.xrisk_ext.score_step_(
         scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate,

@@ -68,6 +68,16 @@ def check_tensor(value: Any, name: str) -> None:
         raise TypeError(f"expected {name} to be a tensor, got {type(value).__name__}")
 
 
+def check_devices(like: Tensor, name: str, **others: Tensor | None) -> None:
+    """All on the device of ``like``: the dispatcher looks at one of them only."""
+    for other_name, other in others.items():
+        if other is not None and other.device != like.device:
+            raise ValueError(
+                f"expected {other_name} on the device of {name} ({like.device}), got "
+                f"{other.device}; move it, or the loss that keeps it, with .to()"
+            )
+
+
 def surrogate_values(
     differences: Tensor, *, surrogate: str, margin: float = 1.0, scale: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:

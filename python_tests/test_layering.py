@@ -1,0 +1,207 @@
+"""The house rules that a compiler does not check: who includes and imports whom, what is listed."""
+
+import ast
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC, PACKAGE = ROOT / "csrc", ROOT / "xrisk_ext"
+CPP = (".cpp", ".h", ".cu", ".cuh")
+# what a layer may include of csrc/; core <- cpu, cuda <- torch
+LAYERS = {
+    "core": {"core"},
+    "cpu": {"core", "cpu"},
+    "cuda": {"core", "cuda"},
+    "simt": {"core", "cuda", "simt"},
+    "torch": {"core", "cpu", "cuda", "torch"},
+    "tests": {"core", "cpu", "cuda", "simt", "tests"},
+}
+TORCH_HEADERS = re.compile(r"(ATen|torch|c10|caffe2|pybind11)/|Python\.h")
+LONGEST = 450
+MOST_TORCH_UNITS = 5
+
+
+def cpp_files() -> list[Path]:
+    files = sorted(p for p in CSRC.rglob("*") if p.suffix in CPP)
+    assert len(files) > 30
+    return files
+
+
+def python_files(*folders: Path) -> list[Path]:
+    files = sorted(p for folder in folders for p in folder.rglob("*.py"))
+    assert files
+    return files
+
+
+def includes(path: Path) -> list[tuple[str, str]]:
+    """The file's includes, as ("<" or '"', what)."""
+    text = path.read_text()
+    return re.findall(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', text, re.MULTILINE)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a Python file imports anywhere in it, relative ones made absolute."""
+    package = list(path.relative_to(ROOT).with_suffix("").parts)[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, *packages: str) -> bool:
+    return any(module == p or module.startswith(p + ".") for p in packages)
+
+
+def listed_sources() -> list[tuple[str, str]]:
+    lines = (CSRC / "sources.txt").read_text().splitlines()
+    return [(kind, path) for kind, path in (s.split() for s in lines if s and s[0] != "#")]
+
+
+# ------------------------------------------------------------------------------------------- csrc
+
+
+@pytest.mark.parametrize("path", cpp_files(), ids=lambda p: str(p.relative_to(CSRC)))
+def test_a_file_includes_its_own_layer_and_those_below(path: Path) -> None:
+    layer = path.relative_to(CSRC).parts[0]
+    assert layer in LAYERS, f"{path}: which layer is this?"
+    for bracket, what in includes(path):
+        if bracket == '"':
+            assert what.split("/")[0] in LAYERS[layer], f"{path} includes {what}"
+            assert (CSRC / what).is_file(), f"{path} includes {what}, which is not in csrc/"
+        elif TORCH_HEADERS.match(what):
+            assert layer == "torch", f"{path} includes {what}: only csrc/torch may"
+        else:
+            assert layer not in ("core", "cpu") or not what.startswith("cuda"), f"{path}: {what}"
+
+
+def test_kernels_start_no_threads() -> None:
+    # they get an Executor: results must not depend on who runs the chunks
+    banned = re.compile(
+        r"<(thread|future|omp\.h|mutex|condition_variable)>|#\s*pragma\s+omp|pthread"
+    )
+    for path in cpp_files():
+        if path.relative_to(CSRC).parts[0] in ("core", "cpu"):
+            assert not banned.search(path.read_text()), path
+
+
+def test_every_source_is_listed_once_and_exists() -> None:
+    listed = [path for _, path in listed_sources()]
+    assert len(listed) == len(set(listed))
+    built = (p for p in cpp_files() if p.suffix == ".cpp" and p.parent != CSRC / "tests")
+    assert sorted(listed) == sorted(str(p.relative_to(ROOT)) for p in built)
+
+
+def test_the_kind_of_a_source_is_its_folder_and_few_include_torch() -> None:
+    sources = listed_sources()
+    for kind, path in sources:
+        assert kind == ("torch" if path.startswith("csrc/torch/") else "kernels"), path
+    units = [path for kind, path in sources if kind == "torch"]
+    assert 0 < len(units) <= MOST_TORCH_UNITS, "torch's headers cost 20 s a unit"
+
+
+def test_builds_read_the_list() -> None:
+    for build in (ROOT / "setup.py", ROOT / "CMakeLists.txt"):
+        text = build.read_text()
+        assert "sources.txt" in text
+        assert not re.search(r"csrc/(cpu|cuda|torch)/\w+\.(cpp|cu)\b", text), build
+
+
+def test_no_fast_math_and_no_target_flags() -> None:
+    banned = re.compile(
+        r"-f(fast-math|unsafe-math-optimizations|associative-math|finite-math-only|no-signed-zeros)"
+        r"|-Ofast|-march=|-mtune=|-mavx|-use_fast_math|--use_fast_math|-ftz=true"
+    )
+    builds = [ROOT / n for n in ("setup.py", "CMakeLists.txt", "CMakePresets.json", "Makefile")]
+    for path in (*builds, *cpp_files()):
+        found = banned.search(path.read_text())
+        assert not found, f"{path}: {found.group() if found else ''}"
+    for path in cpp_files():
+        # of a function or a file, which no flag of the build shows
+        assert not re.search(
+            r"GCC optimize|optimize\s*\(\s*\"|fp contract|float_control", path.read_text()
+        )
+
+
+def test_schemas_are_on_one_page() -> None:
+    pages = [p for p in cpp_files() if re.search(r"^TORCH_LIBRARY\b", p.read_text(), re.MULTILINE)]
+    assert pages == [CSRC / "torch" / "module.cpp"]
+
+
+def test_a_simd_variant_exports_nothing_weak() -> None:
+    """A weak symbol compiled for AVX-512 may be the copy that the linker keeps for everyone."""
+    compiler = shutil.which("g++")
+    if compiler is None or shutil.which("nm") is None:
+        pytest.skip("needs g++ and nm")
+    for variant in ("avx512",):
+        source = CSRC / "cpu" / f"isa_{variant}.cpp"
+        with tempfile.TemporaryDirectory() as folder:
+            output = str(Path(folder) / "kernels.o")
+            flags = ["-std=c++17", "-O1", "-Wno-psabi", "-I", str(CSRC)]
+            subprocess.run([compiler, *flags, "-c", str(source), "-o", output], check=True)
+            listing = subprocess.run(
+                ["nm", "-C", "--defined-only", output], check=True, capture_output=True, text=True
+            ).stdout
+        symbols = [line.split(maxsplit=2)[1:] for line in listing.splitlines()]
+        weak = [name for kind, name in symbols if kind in "WVuwv"]
+        outside = [name for name in weak if f"xrisk::cpu::{variant}::" not in name]
+        assert not outside, outside
+        strong = [name for kind, name in symbols if kind in "TDBR"]
+        assert strong
+        assert all(variant in name for name in strong), strong
+
+
+# ----------------------------------------------------------------------------------------- Python
+
+
+def test_the_reference_stands_alone() -> None:
+    allowed = ("torch", "math", "typing", "collections", "xrisk_ext.reference")
+    for path in python_files(PACKAGE / "reference"):
+        for module in imports(path):
+            assert within(module, *allowed), f"{path} imports {module}"
+
+
+def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
+    package = {"torch", "typing", "collections"}
+    allowed = {
+        "ops": ("xrisk_ext.ops",),
+        "losses": ("xrisk_ext.losses", "xrisk_ext.ops", "xrisk_ext.state"),
+    }
+    for folder, below in allowed.items():
+        for path in python_files(PACKAGE / folder):
+            for module in imports(path):
+                assert within(module, *package, *below), f"{path} imports {module}"
+    assert not any(within(m, "xrisk_ext") for m in imports(PACKAGE / "state.py"))
+
+
+def test_the_package_itself_needs_torch_alone() -> None:
+    # the demo has requirements of its own, and nothing imports it
+    for path in python_files(PACKAGE):
+        if path.parent.name == "demo" or path.name == "__main__.py":
+            continue
+        for module in imports(path):
+            assert not within(module, "numpy", "scipy", "sklearn", "libauc", "matplotlib", "tqdm")
+            assert not within(module, "xrisk_ext.demo")
+
+
+# ------------------------------------------------------------------------------------- every file
+
+
+def test_files_are_short() -> None:
+    folders = [ROOT / name for name in ("python_tests", "benchmarks", "examples")]
+    python = python_files(PACKAGE, *(f for f in folders if f.is_dir()))
+    others = [*cpp_files(), ROOT / "setup.py", ROOT / "CMakeLists.txt", ROOT / "Makefile"]
+    lengths = {
+        str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in [*python, *others]
+    }
+    assert len(lengths) > 60
+    assert not {name: n for name, n in lengths.items() if n > LONGEST}

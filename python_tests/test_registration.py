@@ -1,0 +1,201 @@
+"""Every op of the library: its schema, its fake kernel, its mutations. Enumerated, not listed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import SCALE, randn, random_labels
+
+import xrisk_ext  # noqa: F401  (registers the ops)
+
+NAMESPACE = "xrisk_ext::"
+OPS = sorted(
+    name.removeprefix(NAMESPACE)
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith(NAMESPACE)
+)
+Arguments = tuple[Any, ...]
+
+
+def _scalar(value: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.tensor(value, dtype=dtype)
+
+
+def _pairs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return randn(5, seed=1).to(dtype), randn(7, seed=2).to(dtype)
+
+
+def _pairwise_sums_rows() -> list[Arguments]:
+    weights = (None, randn(7, seed=3), randn(2, 7, seed=4), torch.ones(0, 7))
+    return [
+        (*_pairs(dtype), w, _scalar(SCALE), 0.5, surrogate, algorithm)
+        for dtype in (torch.float32, torch.float64, torch.bfloat16)
+        for w, surrogate, algorithm in zip(weights, (1, 0, 3, 5), (0, 2, 2, 1), strict=True)
+    ]
+
+
+def _pairwise_sums_columns() -> list[Arguments]:
+    plain, weighted = randn(5, seed=5), randn(2, 5, seed=6)
+    return [
+        (*_pairs(torch.float32), None, plain.float(), _scalar(SCALE), 0.5, 1, 0),
+        (*_pairs(torch.float64), randn(7), plain, _scalar(SCALE), 0.5, 6, 2),
+        (*_pairs(torch.float16), randn(2, 7), weighted.float(), _scalar(SCALE), 0.5, 4, 1),
+        (torch.zeros(0), randn(7), None, torch.zeros(0), _scalar(SCALE), 0.5, 1, 0),
+    ]
+
+
+def _pairwise_log_sums_rows() -> list[Arguments]:
+    return [
+        (*_pairs(dtype), w, _scalar(SCALE), _scalar(0.5), 0.5, surrogate)
+        for dtype in (torch.float32, torch.float64, torch.bfloat16)
+        for w, surrogate in ((None, 1), (randn(7).abs(), 4))
+    ]
+
+
+def _pairwise_log_sums_columns() -> list[Arguments]:
+    return [
+        (
+            *_pairs(dtype),
+            w,
+            randn(5).to(dtype),
+            randn(5).to(dtype),
+            _scalar(1.0),
+            _scalar(0.5),
+            1.0,
+            1,
+        )
+        for dtype in (torch.float32, torch.float64)
+        for w in (None, randn(7).abs())
+    ]
+
+
+def _surrogate_values() -> list[Arguments]:
+    differences = [randn(6).float(), randn(2, 3), randn(4).half(), torch.zeros(0), randn(3, 4).t()]
+    return [(d, _scalar(SCALE), 0.5, k) for k, d in enumerate(differences)]
+
+
+def _moving_average_update_() -> list[Arguments]:
+    index, values = torch.tensor([0, 3, 3, 1]), randn(4, 2)
+    state = torch.full((5, 2), float("nan"))
+    return [
+        (state, index, values.float(), _scalar(0.3), False),
+        (state[:, 0].contiguous(), index.int(), values[:, 0].float(), _scalar(0.3), False),
+        (state.double(), index, values, torch.full((4,), 0.5), False),
+        (torch.full((5, 2), -torch.inf), index, values.half(), _scalar(0.3, torch.float32), True),
+        (state, index[:0], values[:0].float(), _scalar(0.3), False),
+    ]
+
+
+def _score_step_() -> list[Arguments]:
+    """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
+    update_state, needs_gradient, mean_reduction.
+    """
+
+    def state(num_labels: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.full((num_labels, 6, 2), float("nan"), dtype=dtype)
+
+    schedules, index = (_scalar(0.3), _scalar(SCALE), 0.5), torch.tensor([0, 1, 2, 3, 4, 5, 2, 2])
+    one, many = randn(8), randn(8, 3)
+    ones, manys = random_labels(8), random_labels(8, 3)
+    learnt, learnt_many = one.clone().requires_grad_(), many.float().requires_grad_()
+    step = (0, 1, 0)  # rule, surrogate, algorithm
+    return [
+        (one, ones, index, None, state(1), *schedules, *step, True, True, True),
+        (learnt, ones, index, None, state(1), *schedules, *step, True, True, True),
+        (learnt, ones, index, one.abs(), state(1), *schedules, 0, 4, 1, True, True, False),
+        (learnt_many, manys, index.int(), None, state(3), *schedules, 0, 3, 2, True, True, True),
+        (many, manys, index, many.abs(), state(3).double(), *schedules, *step, True, False, False),
+        (one.half(), ones.bool(), index, None, state(1), *schedules, *step, False, True, True),
+        (one.float(), ones, None, None, None, *schedules, *step, True, True, True),
+        (learnt, ones, None, None, None, *schedules, 1, 6, 0, False, True, True),
+        (
+            one[:, None],
+            ones[:, None],
+            None,
+            one.abs(),
+            None,
+            *schedules,
+            1,
+            5,
+            0,
+            False,
+            True,
+            False,
+        ),
+        (one[:0], ones[:0], index[:0], None, state(1), *schedules, *step, True, True, True),
+    ]
+
+
+INPUTS: dict[str, Callable[[], list[Arguments]]] = {
+    "pairwise_sums_rows": _pairwise_sums_rows,
+    "pairwise_sums_columns": _pairwise_sums_columns,
+    "pairwise_log_sums_rows": _pairwise_log_sums_rows,
+    "pairwise_log_sums_columns": _pairwise_log_sums_columns,
+    "surrogate_values": _surrogate_values,
+    "moving_average_update_": _moving_average_update_,
+    "score_step_": _score_step_,
+}
+each_op = pytest.mark.parametrize("name", OPS)
+
+
+def overload(name: str) -> Any:
+    return getattr(torch.ops.xrisk_ext, name).default
+
+
+def test_every_op_has_its_inputs_here() -> None:
+    assert set(OPS) == set(INPUTS), "give every op its opcheck"
+    assert all(len(inputs()) >= 4 for inputs in INPUTS.values())
+    overloads = {name: getattr(torch.ops.xrisk_ext, name).overloads() for name in OPS}
+    assert overloads == {name: ["default"] for name in OPS}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, k) for name in INPUTS for k in range(len(INPUTS[name]()))]
+)
+def test_opcheck(name: str, number: int) -> None:
+    arguments = INPUTS[name]()[number]
+    torch.library.opcheck(overload(name), arguments)
+
+
+@each_op
+def test_what_the_schema_says_is_written_is_the_state(name: str) -> None:
+    schema = overload(name)._schema
+    written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+    # a trailing underscore mutates, and nothing else does
+    assert written == (["state"] if name.endswith("_") else [])
+    assert schema.is_mutable == name.endswith("_")
+    assert not any(returned.alias_info for returned in schema.returns)
+
+
+@each_op
+def test_every_op_has_a_fake_kernel_and_a_cpu_kernel(name: str) -> None:
+    for key in ("CPU", "Meta"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(NAMESPACE + name, key)
+
+
+@each_op
+def test_writing_bumps_the_version_and_reading_does_not(name: str) -> None:
+    for arguments in INPUTS[name]():
+        schema = overload(name)._schema
+        tensors = {
+            a.name: value
+            for a, value in zip(schema.arguments, arguments, strict=True)
+            if isinstance(value, torch.Tensor)
+        }
+        before = {key: t._version for key, t in tensors.items()}
+        overload(name)(*arguments)
+        bumped = {key for key, t in tensors.items() if t._version > before[key]}
+        writes = "state" in tensors and (name != "score_step_" or arguments[11])
+        assert bumped == ({"state"} if writes else set())
+
+
+@each_op
+def test_no_output_shares_memory_with_an_input_or_another_output(name: str) -> None:
+    for arguments in INPUTS[name]():
+        results = overload(name)(*arguments)
+        outputs = results if isinstance(results, tuple) else (results,)
+        tensors = [t for t in (*arguments, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
+        starts = [t.untyped_storage().data_ptr() for t in tensors]
+        mine = starts[len(starts) - sum(o.numel() > 0 for o in outputs) :]
+        assert all(starts.count(start) == 1 for start in mine)
