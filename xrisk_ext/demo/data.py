@@ -1,5 +1,6 @@
 """Imbalanced binary tasks made from the data sets that ship with scikit-learn."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,18 +54,25 @@ class Split:
     test: Part
 
 
+@functools.cache
+def _digits() -> tuple[Floats, Rows]:
+    """Images [n, 8, 8] and the digits they show; parsing the file takes longer than a split."""
+    data = load_digits()
+    return data.images, data.target
+
+
 def _coarse_pixels(digits: tuple[int, ...]) -> tuple[Floats, Mask]:
     """The 8x8 digits at half the resolution: 16 features."""
-    data = load_digits()
-    pixels = data.images.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
-    return pixels, np.isin(data.target, digits)
+    images, target = _digits()
+    pixels = images.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
+    return pixels, np.isin(target, digits)
 
 
 def _profiles(digits: tuple[int, ...]) -> tuple[Floats, Mask]:
     """The digits as two scans see them, the ink of each row and of each column: 16 features."""
-    data = load_digits()
-    rows_and_columns = np.concatenate([data.images.mean(axis=2), data.images.mean(axis=1)], axis=1)
-    return rows_and_columns, np.isin(data.target, digits)
+    images, target = _digits()
+    rows_and_columns = np.concatenate([images.mean(axis=2), images.mean(axis=1)], axis=1)
+    return rows_and_columns, np.isin(target, digits)
 
 
 def _breast_cancer() -> tuple[Floats, Mask]:

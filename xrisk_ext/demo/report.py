@@ -96,7 +96,8 @@ def results_table(results: Sequence[TaskResult], costs: dict[str, StepCost]) -> 
     for result in results:
         rows += [_method_row(result, name, costs[name]) for name in result.outcomes]
     lines = iter(_align(rows))
-    table = [next(lines)]
+    header = next(lines)
+    table = [header, "-" * len(header)]
     for result in results:
         split = result.splits[0]
         table.append(

@@ -50,7 +50,7 @@ QUICK_GRID = (Trial(0.03, 0.3), Trial(0.1, 0.3))
 def make_plan(seeds: int, quick: bool) -> Plan:
     if quick:
         return Plan(seeds, min(seeds, 1), 40, QUICK_GRID)
-    return Plan(seeds, min(seeds, 6), 400, GRID)
+    return Plan(seeds, min(seeds, 4), 400, GRID)
 
 
 @dataclass(frozen=True)

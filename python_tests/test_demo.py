@@ -1,0 +1,65 @@
+"""The demo runs from end to end, and its table and picture are complete."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("tqdm")
+matplotlib_image = pytest.importorskip("matplotlib.image")
+
+from xrisk_ext.demo import data, main, methods, report, training  # noqa: E402
+
+
+def test_demo_prints_every_task_and_method_and_draws_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "curves.png"
+    assert main(["--quick", "--seeds", "1", "--output", str(picture)]) == 0
+    output = capsys.readouterr().out
+
+    names = [method.name for method in methods.available_methods()[0]]
+    assert methods.CROSS_ENTROPY in names and methods.OURS in names
+    lines = output.splitlines()
+    for task in data.TASKS:
+        (heading,) = (i for i, line in enumerate(lines) if line.startswith(f"{task.name} (train"))
+        for line, name in zip(lines[heading + 1 :], names, strict=False):
+            assert line.startswith(f"  {name}")
+            assert 0.0 < float(line.removeprefix(f"  {name}").split()[0]) <= 1.0
+    assert f"of {len(data.TASKS)} tasks" in output
+    assert str(picture) in output
+
+    pixels = matplotlib_image.imread(picture)
+    assert pixels.shape[0] > 300 and pixels.shape[1] > 300
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+@pytest.mark.parametrize("task", data.TASKS, ids=lambda task: task.name)
+def test_split_thins_the_train_part_alone(task: data.Task) -> None:
+    split = data.split(task, seed=3)
+    share = split.train.positives / len(split.train.labels)
+    assert 0.02 < share < 0.05
+    assert split.train.positives >= training.BATCH_POSITIVES
+    assert split.test.positives > 50
+    features, _ = task.load()
+    parts = (split.train, split.validation, split.test)
+    assert sum(len(part.labels) for part in parts) == len(features)
+
+
+def test_methods_share_batches_with_the_positives_first() -> None:
+    train = data.split(data.TASKS[0], seed=0).train
+    batches = training.draw_batches(train, steps=30, seed=0)
+    assert batches.shape == (30, training.BATCH)
+    labels = train.labels[batches.numpy()]
+    assert labels[:, : training.BATCH_POSITIVES].all()
+    assert not labels[:, training.BATCH_POSITIVES :].any()
+    assert batches.equal(training.draw_batches(train, steps=30, seed=0))
+
+
+def test_paired_counts_and_standard_error() -> None:
+    difference = report.paired(np.array([0.5, 0.7, 0.6]), np.array([0.4, 0.4, 0.7]))
+    assert difference.mean == pytest.approx(0.1)
+    assert difference.error == pytest.approx(0.2 / math.sqrt(3))
+    assert (difference.won, difference.seeds) == (2, 3)
