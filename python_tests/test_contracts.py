@@ -5,6 +5,7 @@ are not finite test_contracts_degenerate.py.
 """
 
 import itertools
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -369,6 +370,22 @@ def test_importing_and_using_changes_nothing_in_the_process() -> None:
     )
     assert result.stdout == "nothing changed\n", result.stderr
     assert result.stderr == ""
+
+
+@each_loss
+def test_memory_is_linear_in_the_batch(kind: str) -> None:
+    # 1e4 anchors and 1e6 items: the matrix of pairs would take 40 GB
+    size = 1_000_000 if kind != "map" else 300_000
+    shape = (size, NUM_LABELS) if kind == "map" else (size,)
+    labels = torch.zeros(shape, dtype=torch.bool)
+    labels[:: size // 10_000] = True
+    batch = Batch(randn(*shape).float(), labels, torch.arange(size))
+    loss = make_loss(kind, size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    value, gradient = step(loss, batch)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert value.isfinite()
+    assert bool(gradient.isfinite().all())
 
 
 @each_loss

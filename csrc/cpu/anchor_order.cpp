@@ -90,6 +90,7 @@ template <class T>
 AnchorKeys<T> make_keys(const AnchorOrder<T>& order, double margin, Scratch& scratch) {
   const int64_t count = order.count;
   T* keys = scratch.allocate<T>(count + 1 + kPadding);
+  T* references = scratch.allocate<T>(count + 1);
   T* residuals = scratch.allocate<T>(count + 1);
   for (int64_t r = 1; r <= count; ++r) {
     const double x = static_cast<double>(order.scores[order.permutation[r - 1]]);
@@ -97,16 +98,15 @@ AnchorKeys<T> make_keys(const AnchorOrder<T>& order, double margin, Scratch& scr
     // For T = double the subtraction itself has rounded: the second half of TwoSum recovers it.
     const double recovered = x - exact;
     const double lost = (x - (exact + recovered)) + (recovered - margin);
-    // Rounded down, so that y > key holds exactly where y > x - margin does, for every y in T.
-    T key = static_cast<T>(exact);
-    double residual = (exact - static_cast<double>(key)) + lost;
-    if (residual < 0) {
-      key = std::nextafter(key, -std::numeric_limits<T>::infinity());
-      residual = (exact - static_cast<double>(key)) + lost;
+    // The key that scores are compared with is rounded down, so that y > key holds exactly where
+    // y > x - margin does, for every y in T; the one that distances start from, to nearest.
+    references[r] = keys[r] = static_cast<T>(exact);
+    residuals[r] = static_cast<T>((exact - static_cast<double>(keys[r])) + lost);
+    if (residuals[r] < 0) {
+      keys[r] = std::nextafter(keys[r], -std::numeric_limits<T>::infinity());
     }
-    keys[r] = key;
-    residuals[r] = static_cast<T>(residual);
   }
+  references[0] = references[1];
   keys[0] = keys[1];
   residuals[0] = T(0);
   std::fill(keys + count + 1, keys + count + 1 + kPadding, std::numeric_limits<T>::infinity());
@@ -115,6 +115,7 @@ AnchorKeys<T> make_keys(const AnchorOrder<T>& order, double margin, Scratch& scr
   result.residuals = residuals;
   RankIndex<T>& index = result.index;
   index.keys = keys;
+  index.references = references;
   index.count = count;
   index.buckets = 64;
   while (index.buckets < count && index.buckets < (1 << 24)) index.buckets *= 2;

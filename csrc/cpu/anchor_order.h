@@ -20,7 +20,7 @@ AnchorOrder<T> sort_anchors(const T* scores, int64_t count, Scratch& scratch,
                             const Executor& executor);
 
 // Keys x - margin in ascending order with their rank table, and what the rounding of each key to T
-// took away: x - margin = key + residual. Scores near 30 keep their last bits through it.
+// took away: x - margin = reference + residual. Scores near 30 keep their last bits through it.
 template <class T>
 struct AnchorKeys {
   RankIndex<T> index;

@@ -24,7 +24,7 @@ void accumulate_block(const RankIndex<T>& index, const Items<T>& items, int64_t 
   for (int64_t j = begin; j < end; ++j) {
     const int64_t rank = ranks[j];
     const T y = items.scores[j];
-    const double d = static_cast<double>(y - keys[rank]);
+    const double d = static_cast<double>(y - index.references[rank]);
     const Moments powers = {1.0, d, d * d, 0.0};
     for (int64_t c = 0; c < channels; ++c) {
       const double w = kWeighted ? static_cast<double>(items.weights[c * items.count + j]) : 1.0;
@@ -72,7 +72,7 @@ template <class T>
 XRISK_HD void accumulate_uniform(const RankIndex<T>& index, const Items<T>& items, int64_t begin,
                                  int64_t end, int64_t rank, double* moments) {
   const int64_t channels = items.weights == nullptr ? 1 : items.channels;
-  const double key = static_cast<double>(index.keys[rank]);
+  const double key = static_cast<double>(index.references[rank]);
   for (int64_t c = 0; c < channels; ++c) {
     double sums[3];
     power_sums(items.scores + begin,

@@ -51,7 +51,8 @@ struct DirectColumns {
 // Sorted keys with a table that finds the rank of a score: #{keys < score}.
 template <class T>
 struct RankIndex {
-  const T* keys = nullptr;  // keys[1..count] ascending, keys[0] = keys[1], +inf padding
+  const T* keys = nullptr;        // keys[1..count] ascending, keys[0] = keys[1], +inf padding
+  const T* references = nullptr;  // what distances are measured from: the keys, rounded to nearest
   int64_t count = 0;
   const int32_t* bucket_start = nullptr;  // keys in lower buckets
   int32_t buckets = 0;

@@ -22,8 +22,8 @@ Extremes<T> weighed_extremes(const Items<T>& items) {
   for (int64_t j = 0; j < items.count; ++j) {
     if (items.weights != nullptr && items.weights[j] == 0) continue;
     const T y = items.scores[j];
-    if (!e.any || y < e.low) e.low = y;
-    if (!e.any || y > e.high) e.high = y;
+    if (!e.any || y < e.low || y != y) e.low = y;  // a NaN stays
+    if (!e.any || y > e.high || y != y) e.high = y;
     e.any = true;
   }
   return e;

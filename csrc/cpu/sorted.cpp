@@ -43,7 +43,7 @@ void scan_intervals(const AnchorKeys<T>& keys, const double* intervals, int64_t 
       if (r == count) break;
       const double* s = intervals + r * stride;
       const double width =
-          static_cast<double>(index.keys[r + 1]) - static_cast<double>(index.keys[r]);
+          static_cast<double>(index.references[r + 1]) - static_cast<double>(index.references[r]);
       b1 += width * b0 + (width * s[0] - s[1]);
       b0 += s[0];
     }
@@ -51,9 +51,9 @@ void scan_intervals(const AnchorKeys<T>& keys, const double* intervals, int64_t 
   double m0 = 0, m1 = 0, m2 = 0;
   for (int64_t r = count; r >= 1; --r) {
     const double* s = intervals + r * stride;
-    const double width =
-        r < count ? static_cast<double>(index.keys[r + 1]) - static_cast<double>(index.keys[r])
-                  : 0.0;
+    const double width = r < count ? static_cast<double>(index.references[r + 1]) -
+                                         static_cast<double>(index.references[r])
+                                   : 0.0;
     m2 += s[2] + width * (2 * m1 + width * m0);
     m1 += s[1] + width * m0;
     m0 += s[0];
@@ -229,7 +229,7 @@ class SortedSums final : public PairwiseSums<T> {
     const double s = spec_.params.scale;
     stride = channels == 1 ? 4 : 1 + 2 * channels;
     T* table = scratch_.allocate<T>((anchors + 1) * stride);
-    for (int64_t r = 0; r <= anchors; ++r) table[r * stride] = keys.index.keys[r];
+    for (int64_t r = 0; r <= anchors; ++r) table[r * stride] = keys.index.references[r];
     for (int64_t c = 0; c < channels; ++c) {
       const double* weights = anchor_weights + c * anchors;
       double total = 0;
@@ -237,8 +237,8 @@ class SortedSums final : public PairwiseSums<T> {
       double a0 = 0, a1 = 0;
       for (int64_t r = 0; r <= anchors; ++r) {
         if (r > 0) {
-          const double width =
-              static_cast<double>(keys.index.keys[r]) - static_cast<double>(keys.index.keys[r - 1]);
+          const double width = static_cast<double>(keys.index.references[r]) -
+                               static_cast<double>(keys.index.references[r - 1]);
           const double weight = weights[order_.permutation[r - 1]];
           a1 += width * a0 - weight * static_cast<double>(keys.residuals[r]);
           a0 += weight;

@@ -32,7 +32,10 @@ struct NoAutocast {
 };
 
 inline void check_floating(const at::Tensor& t, const char* op, const char* name) {
-  TORCH_CHECK_TYPE(at::isFloatingType(t.scalar_type()), op, ": expected ", name,
+  const at::ScalarType type = t.scalar_type();
+  const bool known =
+      type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
+  TORCH_CHECK_TYPE(known, op, ": expected ", name,
                    " to be float32, float64, float16 or bfloat16, got ", t.scalar_type());
 }
 

@@ -162,7 +162,7 @@ std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const a
   bool weights_per_label = false;
   if (item_weights.has_value()) {
     const at::Tensor& w = *item_weights;
-    weights_per_label = w.numel() == scores.numel() && (num_labels == 1 || w.dim() == 2);
+    weights_per_label = w.sizes() == scores.sizes();
     TORCH_CHECK_VALUE(weights_per_label || (w.dim() == 1 && w.numel() == batch), kOp,
                       ": expected item_weights of shape [", batch, "] or ", scores.sizes(),
                       ", got ", w.sizes());

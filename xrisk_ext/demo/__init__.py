@@ -33,7 +33,7 @@ LARGE_BATCH = 4096
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m xrisk_ext demo", description=DESCRIPTION)
-    parser.add_argument("--seeds", type=int, default=16, help="runs per method (default: 16)")
+    parser.add_argument("--seeds", type=int, default=12, help="runs per method (default: 12)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see it run")
     parser.add_argument(
         "--output",

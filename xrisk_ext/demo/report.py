@@ -143,7 +143,7 @@ def plot_curves(results: Sequence[TaskResult], path: Path) -> None:
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes, result in zip(grid, results, strict=False):
         for name in result.outcomes:
             dashed = "--" if name == LIBAUC else "-"
@@ -153,6 +153,6 @@ def plot_curves(results: Sequence[TaskResult], path: Path) -> None:
         axes.set_title(result.task.name, fontsize="medium")
         axes.set(xlabel="recall", ylabel="precision", ylim=(0.4, 1.01))
         axes.legend(loc="lower left", title="mean test AUPRC", fontsize="small")
-    for axes in list(grid)[len(results) :]:
+    for axes in grid[len(results) :]:
         axes.set_visible(False)
     figure.savefig(path, dpi=120)

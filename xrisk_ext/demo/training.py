@@ -117,7 +117,7 @@ def train(
     network = StackedNetwork(features.shape[2], seeds)
     losses = [method.make(features.shape[1]) for _ in seeds]
     optimizer = torch.optim.AdamW(
-        network.parameters(), trial.learning_rate, weight_decay=trial.weight_decay
+        network.parameters(), trial.learning_rate, weight_decay=trial.weight_decay, fused=True
     )
     steps = batches.shape[1]
     warm_up = round(WARM_UP * steps) if method.ranks else 0

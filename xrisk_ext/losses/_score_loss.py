@@ -134,6 +134,8 @@ class ScoreLoss(nn.Module):
         assert gamma is not None
         if labels.device != scores.device or gamma.device != scores.device:
             check_devices(scores, "scores", labels=labels, state=gamma)
+        if state is not None and state.device != scores.device:
+            check_devices(scores, "scores", state=state)
         if index is not None:
             check_tensor(index, "index")
         if item_weights is not None or index is not None:

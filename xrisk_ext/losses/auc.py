@@ -15,6 +15,7 @@ class PairwiseAUCLoss(ScoreLoss):
     Args:
         surrogate, margin, scale, algorithm: as in :func:`xrisk_ext.ops.pairwise_sums`. ``scale``
             may be assigned at any time.
+        state_dtype: taken as by every score loss; there is no state here.
         reduction: ``"mean"`` (a scalar) or ``"none"`` (``[1]``: one value per label).
 
     A batch without positives or without negatives gives zero. If a score is NaN or infinite, value
@@ -28,6 +29,7 @@ class PairwiseAUCLoss(ScoreLoss):
         margin: float = 1.0,
         scale: float = 1.0,
         algorithm: Algorithm = "auto",
+        state_dtype: torch.dtype = torch.float32,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(
@@ -39,12 +41,17 @@ class PairwiseAUCLoss(ScoreLoss):
             margin=margin,
             scale=scale,
             algorithm=algorithm,
-            state_dtype=torch.float32,
+            state_dtype=state_dtype,
             reduction=reduction,
         )
 
     def forward(
-        self, scores: Tensor, labels: Tensor, *, item_weights: Tensor | None = None
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        *,
+        item_weights: Tensor | None = None,
+        update_state: bool = True,
     ) -> Tensor:
         """The loss of a batch.
 
@@ -53,9 +60,10 @@ class PairwiseAUCLoss(ScoreLoss):
             labels: the scores' shape, any integer, bool or floating dtype; positive where > 0.
             item_weights: ``[B]``, >= 0. An entry of weight w counts as w entries, as an item and as
                 an anchor; weight 0 removes it.
+            update_state: taken as by every score loss; there is no state here.
 
         Raises:
             ValueError, TypeError: an argument that is not as above.
         """
         check_single_label(scores, "PairwiseAUCLoss")
-        return self._step(scores, labels, None, item_weights, False)
+        return self._step(scores, labels, None, item_weights, update_state)
