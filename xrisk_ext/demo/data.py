@@ -84,8 +84,9 @@ def _breast_cancer() -> tuple[Floats, Mask]:
 # Where cross entropy ranks nearly perfectly there is nothing to win: from all their 64 pixels most
 # digits are like that. So: two coarse views of the digits, and of each the digit that cross entropy
 # ranks worst, 8, alone and with its look-alike, 3. They were chosen on validation data of other
-# seeds than the demo's, where they also showed clear differences. The pair 1 + 5, which cross entropy
-# finds as hard, showed none there, and stays in for that; breast cancer stands for the easy tasks.
+# seeds than the demo's, where they also showed clear differences. The pair 1 + 5, which cross
+# entropy finds as hard, showed none there, and stays in for that; breast cancer stands for the easy
+# tasks.
 TASKS = (
     Task("digit 8, from 4x4 pixels", lambda: _coarse_pixels((8,))),
     Task("digit 3 or 8, from 4x4 pixels", lambda: _coarse_pixels((3, 8))),
