@@ -47,6 +47,8 @@ template <class T>
 XRISK_HD bool uniform_rank(const RankIndex<T>& index, const T* scores, int64_t count,
                            int32_t& rank) {
   using V = Vec<T>;
+  // Most blocks are told by their first score.
+  if (!(scores[0] > index.keys[index.count]) && !(scores[0] < index.keys[1])) return false;
   V low = V::load_partial(scores, count < V::kLanes ? count : V::kLanes, scores[0]), high = low;
   for (int64_t k = V::kLanes; k < count; k += V::kLanes) {
     const V y = k + V::kLanes <= count ? V::load(scores + k)
