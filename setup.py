@@ -71,6 +71,10 @@ wants_cuda()
 version = read_version()
 flags = ["-O3", "-g0", "-Wall", "-Wno-psabi", "-fvisibility=hidden"]
 link_flags: list[str] = []
+# Without it at::parallel_for, a template in torch's headers, silently runs on one thread.
+if torch.backends.openmp.is_available() and sys.platform == "linux":
+    flags.append("-fopenmp")
+    link_flags.append("-fopenmp")
 if os.environ.get("XRISK_SANITIZE") == "1":
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     flags += [*sanitize, "-g", "-O1", "-fno-omit-frame-pointer"]

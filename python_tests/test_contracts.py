@@ -33,6 +33,7 @@ from loss_helpers import (
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xrisk_ext import _C
 from xrisk_ext.losses._score_loss import ScoreLoss
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,6 +283,15 @@ def test_a_closure_may_evaluate_before_it_steps(kind: str) -> None:
 
 
 # ---------------------------------------------------------------------------- threads, the process
+
+
+@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_run_on_as_many_threads_as_torch_has(threads: int) -> None:
+    # at::parallel_for, compiled without OpenMP, runs on one thread and says nothing
+    torch.set_num_threads(threads)
+    assert _C.build_info()["threads"] == "openmp"
+    assert _C.threads_used() == threads
 
 
 # Batches of several chunks: of anchors, of items, and of both and of the state update.

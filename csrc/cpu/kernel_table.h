@@ -103,14 +103,35 @@ struct Kernels {
                     T* values, T* slopes);
 };
 
+// Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the
+// others are padded to a multiple of 8.
+template <class State, class Value>
+struct StateBlock {
+  bool log_domain;
+  const State* old;
+  const Value* values;
+  const double* keep;  // factors of the old state and of the value
+  const double* add;
+  int64_t count;
+  double* blends;  // out
+  State* rounded;  // out: the same in the type of the state
+};
+
 struct KernelTable {
   const char* name;
   int lanes;  // floats in a register
   Kernels<float> single;
   Kernels<double> twice;
-  // out = blends of `count` state entries; all arrays padded to a multiple of 8.
-  void (*blend_states)(bool log_domain, const double* old, const double* observations,
-                       const double* keep, const double* add, int64_t count, double* out);
+  // State float or double, value float or double. True if every rounded blend is finite.
+  bool (*blend_ff)(const StateBlock<float, float>&);
+  bool (*blend_fd)(const StateBlock<float, double>&);
+  bool (*blend_df)(const StateBlock<double, float>&);
+  bool (*blend_dd)(const StateBlock<double, double>&);
+
+  bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
+  bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }
+  bool blend(const StateBlock<double, float>& block) const { return blend_df(block); }
+  bool blend(const StateBlock<double, double>& block) const { return blend_dd(block); }
 };
 
 namespace baseline {

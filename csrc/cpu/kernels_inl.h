@@ -1,6 +1,7 @@
 // All kernels of one SIMD variant and their table. Included by cpu/isa_*.cpp only.
 #pragma once
 
+#include "cpu/blend_inl.h"
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
 #include "cpu/sums_inl.h"
@@ -17,7 +18,8 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
 const KernelTable& kernel_table() {
   static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA), Vec<float>::kLanes,
                                          make_kernels<float>(), make_kernels<double>(),
-                                         blend_states};
+                                         blend_states<float, float>, blend_states<float, double>,
+                                         blend_states<double, float>, blend_states<double, double>};
   return kTable;
 }
 

@@ -3,83 +3,27 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
 
 #include "core/moving_average.h"
 #include "cpu/kernel_table.h"
-#include "cpu/radix_sort.h"
+#include "cpu/suspects.h"
 
 namespace xrisk::cpu {
 namespace {
 
 constexpr int64_t kGrain = 16384;
-constexpr int64_t kBlock = 64;
+constexpr int64_t kBlock = 64;                    // entries: one word of the suspects' flags
+constexpr int64_t kGroupGrain = 4096;             // suspects
+constexpr int64_t kCachedBytes = int64_t{256} << 10;  // a state that needs no prefetch
 
-// Entries that may share their row with another one, and a way to ask of any entry. Rows are hashed
-// to bits of a table: a bit set twice marks its entries as suspects, who are then compared exactly.
-// Few of them are false suspects, who cost time and not correctness.
-class Suspects {
- public:
-  Suspects(const int64_t* index, int64_t entries, int64_t rows, Scratch& scratch,
-           const Executor& executor)
-      : index_(index) {
-    const int64_t bits_an_entry = entries < 65536 ? 256 : 64;
-    int64_t bits = 1024;
-    while (bits < bits_an_entry * entries && bits < rows) bits *= 2;
-    mask_ = static_cast<uint64_t>(bits) - 1;
-    const int64_t words = bits / 64;
-    uint64_t* seen = scratch.allocate<uint64_t>(words);
-    std::memset(seen, 0, static_cast<size_t>(words) * sizeof(uint64_t));
-    int64_t b = 0;
-    for (; b < entries; ++b) {
-      if (!insert(seen, b)) break;
-    }
-    if (b == entries) return;
-    repeated_ = scratch.allocate<uint64_t>(words);
-    std::memset(repeated_, 0, static_cast<size_t>(words) * sizeof(uint64_t));
-    for (; b < entries; ++b) {
-      if (!insert(seen, b)) repeated_[slot(b) >> 6] |= bit(b);
-    }
-    for (int64_t k = 0; k < entries; ++k) count_ += contains(k);
-    auto* records = scratch.allocate<SortRecord<uint64_t>>(count_);
-    int64_t next = 0;
-    for (int64_t k = 0; next < count_; ++k) {
-      records[next] = {static_cast<uint64_t>(index[k]), static_cast<uint32_t>(k)};
-      next += contains(k);
-    }
-    // By row, then by position: one result whatever the order of the threads.
-    list_ = radix_sort(records, count_, scratch, executor);
-  }
-
-  bool contains(int64_t entry) const { return (repeated_[slot(entry) >> 6] & bit(entry)) != 0; }
-  bool empty() const { return count_ == 0; }
-  int64_t size() const { return count_; }
-  int64_t operator[](int64_t k) const { return list_[k].payload; }
-
- private:
-  uint64_t slot(int64_t entry) const { return static_cast<uint64_t>(index_[entry]) & mask_; }
-  uint64_t bit(int64_t entry) const { return uint64_t{1} << (slot(entry) & 63); }
-  // False if the slot was taken.
-  bool insert(uint64_t* seen, int64_t entry) const {
-    uint64_t& word = seen[slot(entry) >> 6];
-    if ((word & bit(entry)) != 0) return false;
-    word |= bit(entry);
-    return true;
-  }
-
-  const int64_t* index_;
-  uint64_t mask_ = 0;
-  uint64_t* repeated_ = nullptr;
-  const SortRecord<uint64_t>* list_ = nullptr;
-  int64_t count_ = 0;
-};
-
-// A block of blends on its way: as doubles, and rounded to the type of the state.
-template <class State>
-struct Block {
-  alignas(64) double old[kBlock] = {}, observations[kBlock] = {}, blends[kBlock];
-  alignas(64) double keep[kBlock], add[kBlock];
-  State rounded[kBlock];
+// A block of entries on its way.
+template <class State, class Value>
+struct Buffers {
+  alignas(64) State old[kBlock];
+  alignas(64) Value values[kBlock];
+  alignas(64) double keep[kBlock] = {}, add[kBlock] = {};
+  alignas(64) double blends[kBlock];
+  alignas(64) State rounded[kBlock];
 };
 
 template <class State, class Value, class Out>
@@ -87,27 +31,35 @@ class Update {
  public:
   using Call = MovingAverage<State, Value, Out>;
   Update(const Call& call, Scratch& scratch, const Executor& executor)
-      : call_(call), suspects_(call.index, call.entries, call.rows, scratch, executor) {}
+      : call_(call),
+        executor_(executor),
+        suspects_(call.index, call.entries, call.rows, scratch, executor) {
+    if (suspects_.empty()) return;
+    blends_ = scratch.allocate<double>(suspects_.size());
+    if (call.log_domain) exponentials_ = scratch.allocate<double>(suspects_.size());
+  }
 
-  void run(const Executor& executor) {
-    executor.for_range(call_.entries, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+  void run() const {
+    executor_.for_range(call_.entries, kGrain, [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t c = 0; c < call_.columns; ++c) update_range(begin, end, c);
     });
-    for (int64_t begin = 0; begin < suspects_.size();) {
-      int64_t end = begin + 1;
-      while (end < suspects_.size() && row(end) == row(begin)) ++end;
-      for (int64_t c = 0; c < call_.columns; ++c) update_group(begin, end, c);
-      begin = end;
-    }
+    // A chunk has the groups that begin in it.
+    const int64_t size = suspects_.size();
+    executor_.for_range(size, kGroupGrain, [&](int64_t, int64_t begin, int64_t end) {
+      while (begin < end && continues_group(begin)) ++begin;
+      if (begin == end) return;
+      while (end < size && continues_group(end)) ++end;
+      for (int64_t c = 0; c < call_.columns; ++c) update_groups(begin, end, c);
+    });
   }
 
  private:
   int64_t row(int64_t suspect) const { return call_.index[suspects_[suspect]]; }
+  bool continues_group(int64_t suspect) const {
+    return suspect > 0 && row(suspect) == row(suspect - 1);
+  }
   State& state_of(int64_t entry, int64_t column) const {
     return call_.state[call_.index[entry] * call_.columns + column];
-  }
-  double value_of(int64_t entry, int64_t column) const {
-    return static_cast<double>(call_.values[entry * call_.columns + column]);
   }
   Out& stored(int64_t entry, int64_t column) const {
     return call_.stored[entry * call_.columns + column];
@@ -128,75 +80,132 @@ class Update {
     if (call_.write) state_of(entry, column) = rounded;
   }
 
-  void update_range(int64_t begin, int64_t end, int64_t column) const {
-    Block<State> block;
-    const BlendFactors shared = factors(begin);
+  void share_factors(Buffers<State, Value>& block) const {
+    if (call_.gamma_per_entry) return;
+    const BlendFactors shared = factors(0);
     std::fill(block.keep, block.keep + kBlock, shared.keep);
     std::fill(block.add, block.add + kBlock, shared.add);
+  }
+
+  // Blends entries entry_at(0 .. count - 1); `contiguous` are their values, or null to collect
+  // them. True if every rounded blend is finite.
+  template <class EntryAt>
+  bool blend(Buffers<State, Value>& block, const Value* contiguous, int64_t count, int64_t column,
+             EntryAt entry_at) const {
+    const int64_t columns = call_.columns;
+    for (int64_t k = 0; k < count; ++k) block.old[k] = state_of(entry_at(k), column);
+    for (int64_t k = 0; contiguous == nullptr && k < count; ++k) {
+      block.values[k] = call_.values[entry_at(k) * columns + column];
+    }
+    for (int64_t k = 0; call_.gamma_per_entry && k < count; ++k) {
+      const BlendFactors own = factors(entry_at(k));
+      block.keep[k] = own.keep;
+      block.add[k] = own.add;
+    }
+    StateBlock<State, Value> work;
+    work.log_domain = call_.log_domain;
+    work.old = block.old;
+    work.values = contiguous == nullptr ? block.values : contiguous;
+    work.keep = block.keep;
+    work.add = block.add;
+    work.count = count;
+    work.blends = block.blends;
+    work.rounded = block.rounded;
+    return kernel_table().blend(work);
+  }
+
+  void update_range(int64_t begin, int64_t end, int64_t column) const {
+    Buffers<State, Value> block;
+    share_factors(block);
+    const int64_t row_bytes = call_.columns * static_cast<int64_t>(sizeof(State));
+    const bool prefetch = call_.rows * row_bytes > kCachedBytes;
     for (int64_t b = begin; b < end; b += kBlock) {
-      update_block(block, b, end - b < kBlock ? end - b : kBlock, column);
+      const int64_t next = std::min(b + 2 * kBlock, end);
+      for (int64_t k = b + kBlock; prefetch && k < next; ++k) {
+        __builtin_prefetch(&state_of(k, column), 1);
+      }
+      update_block(block, b, std::min(kBlock, end - b), column);
     }
   }
 
-  // Entries that share their row are left to update_group.
-  void update_block(Block<State>& block, int64_t begin, int64_t count, int64_t column) const {
-    const int64_t columns = call_.columns;
-    const int64_t* index = call_.index + begin;
-    State* state = call_.state + column;
-    const Value* values = call_.values + begin * columns + column;
-    Out* out = call_.stored + begin * columns + column;
-    for (int64_t k = 0; k < count; ++k) {
-      block.old[k] = static_cast<double>(state[index[k] * columns]);
-      block.observations[k] = static_cast<double>(values[k * columns]);
-    }
-    if (call_.gamma_per_entry) {
+  // Entries that share their row are left to update_groups.
+  void update_block(Buffers<State, Value>& block, int64_t begin, int64_t count, int64_t column) const {
+    const Value* values = call_.columns == 1 ? call_.values + begin : nullptr;
+    const bool storable =
+        blend(block, values, count, column, [&](int64_t k) { return begin + k; });
+    const uint64_t shared = suspects_.flags(begin / kBlock);
+    if (shared == 0 && storable && call_.write) {
       for (int64_t k = 0; k < count; ++k) {
-        const BlendFactors own = factors(begin + k);
-        block.keep[k] = own.keep;
-        block.add[k] = own.add;
-      }
-    }
-    kernel_table().blend_states(call_.log_domain, block.old, block.observations, block.keep,
-                                block.add, count, block.blends);
-    bool storable = true;
-    for (int64_t k = 0; k < count; ++k) {
-      const State x = block.rounded[k] = static_cast<State>(block.blends[k]);
-      storable &= x - x == State(0);
-    }
-    const bool all_single = suspects_.empty();
-    if (!storable || !call_.write) {
-      for (int64_t k = 0; k < count; ++k) {
-        if (all_single || !suspects_.contains(begin + k)) store(begin + k, column, block.blends[k]);
+        state_of(begin + k, column) = block.rounded[k];
+        stored(begin + k, column) = static_cast<Out>(block.rounded[k]);
       }
       return;
     }
-    for (int64_t k = 0; k < count; ++k) {
-      if (!all_single && suspects_.contains(begin + k)) continue;
-      state[index[k] * columns] = block.rounded[k];
-      out[k * columns] = static_cast<Out>(block.rounded[k]);
+    const uint64_t every = count == kBlock ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+    for (uint64_t single = ~shared & every; single != 0; single &= single - 1) {
+      const int k = __builtin_ctzll(single);
+      store(begin + k, column, block.blends[k]);
     }
   }
 
-  // The suspects [begin, end) name one row: the mean of their blends, in order.
-  void update_group(int64_t begin, int64_t end, int64_t column) const {
-    const bool log = call_.log_domain;
-    double total = log ? -INFINITY : 0.0;
-    for (int64_t k = begin; k < end; ++k) {
-      const int64_t entry = suspects_[k];
-      const double old = static_cast<double>(state_of(entry, column));
-      const BlendFactors f = factors(entry);
-      const double blend = log ? blend_log(old, value_of(entry, column), f.keep, f.add)
-                               : blend_linear(old, value_of(entry, column), f.keep, f.add);
-      const bool is_number = !is_nan(blend) && !is_nan(total);
-      total = log && is_number ? log_add_exp(total, blend) : total + blend;
+  // The suspects [begin, end) by groups of one row: the mean of a group's blends, in order.
+  void update_groups(int64_t begin, int64_t end, int64_t column) const {
+    Buffers<State, Value> block;
+    share_factors(block);
+    for (int64_t b = begin; b < end; b += kBlock) {
+      const int64_t count = std::min(kBlock, end - b);
+      blend(block, nullptr, count, column, [&](int64_t k) { return suspects_[b + k]; });
+      std::copy(block.blends, block.blends + count, blends_ + b);
     }
-    const double size = static_cast<double>(end - begin);
-    const double mean = end - begin == 1 ? total : log ? total - std::log(size) : total / size;
-    for (int64_t k = begin; k < end; ++k) store(suspects_[k], column, mean);
+    const auto each_group = [&](auto&& f) {
+      for (int64_t first = begin; first < end;) {
+        int64_t last = first + 1;
+        while (last < end && continues_group(last)) ++last;
+        f(first, last);
+        first = last;
+      }
+    };
+    if (!call_.log_domain) {
+      each_group([&](int64_t first, int64_t last) {
+        double total = 0.0;
+        for (int64_t k = first; k < last; ++k) total += blends_[k];
+        store_group(first, last, column, total / static_cast<double>(last - first));
+      });
+      return;
+    }
+    // log of the mean of exponentials, relative to the largest
+    each_group([&](int64_t first, int64_t last) {
+      const double shift = finite_peak(first, last);
+      for (int64_t k = first; k < last; ++k) exponentials_[k] = blends_[k] - shift;
+    });
+    kernels<double>().scaled_exponentials(exponentials_ + begin, end - begin, 1.0, 0.0, 1.0,
+                                          exponentials_ + begin);
+    each_group([&](int64_t first, int64_t last) {
+      double total = 0.0;
+      for (int64_t k = first; k < last; ++k) total += exponentials_[k];
+      const double mean = total / static_cast<double>(last - first);
+      const bool alone = last - first == 1;
+      store_group(first, last, column,
+                  alone ? blends_[first] : finite_peak(first, last) + std::log(mean));
+    });
+  }
+
+  // The largest blend of a group, or 0 where that is no number to shift by.
+  double finite_peak(int64_t first, int64_t last) const {
+    double peak = blends_[first];
+    for (int64_t k = first + 1; k < last; ++k) peak = blends_[k] > peak ? blends_[k] : peak;
+    return std::isfinite(peak) ? peak : 0.0;
+  }
+
+  void store_group(int64_t first, int64_t last, int64_t column, double mean) const {
+    for (int64_t k = first; k < last; ++k) store(suspects_[k], column, mean);
   }
 
   const Call& call_;
+  const Executor& executor_;
   const Suspects suspects_;
+  double* blends_ = nullptr;        // of the suspects, in their order
+  double* exponentials_ = nullptr;  // the same, log domain only
 };
 
 }  // namespace
@@ -205,7 +214,7 @@ template <class State, class Value, class Out>
 void moving_average_update(const MovingAverage<State, Value, Out>& call, Scratch& scratch,
                            const Executor& executor) {
   if (call.entries == 0) return;
-  Update<State, Value, Out>(call, scratch, executor).run(executor);
+  Update<State, Value, Out>(call, scratch, executor).run();
 }
 
 int64_t find_out_of_range(const int64_t* index, int64_t entries, int64_t rows,

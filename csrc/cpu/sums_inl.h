@@ -1,9 +1,8 @@
 // One-pass sums over the items alone: the O(n) algorithms for squared and exponential, the
-// screen of their magnitudes, the blends of the state update, and the surrogates themselves for the
-// tests. Bytes: one read of the scores.
+// screen of their magnitudes, and the surrogates themselves for the tests. Bytes: one read of the
+// scores.
 #pragma once
 
-#include "core/moving_average.h"
 #include "core/surrogate.h"
 #include "cpu/simd.h"
 #include "cpu/simd_math.h"
@@ -108,18 +107,6 @@ void surrogate(Surrogate kind, const SurrogateParams& params, const T* differenc
       }
     }
   });
-}
-
-// Blends of a block of state entries (core/moving_average.h). The arrays are padded to whole
-// vectors.
-inline void blend_states(bool log_domain, const double* old, const double* observations,
-                         const double* keep, const double* add, int64_t count, double* out) {
-  for (int64_t k = 0; k < count; k += D::kLanes) {
-    const D state = D::load(old + k), seen = D::load(observations + k);
-    const D kept = D::load(keep + k), added = D::load(add + k);
-    (log_domain ? blend_log(state, seen, kept, added) : blend_linear(state, seen, kept, added))
-        .store(out + k);
-  }
 }
 
 }  // namespace xrisk::cpu::XRISK_ISA

@@ -4,9 +4,13 @@
 #include <torch/version.h>
 
 #include <cstdlib>
+#include <set>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "cpu/kernel_table.h"
+#include "torch/common.h"
 #include "torch/ops.h"
 
 #ifndef XRISK_VERSION
@@ -76,9 +80,25 @@ pybind11::dict build_info() {
 #endif
   info["simd_built"] = built;
   info["simd"] = xrisk::cpu::kernel_table().name;
+#if defined(_OPENMP)
+  info["threads"] = "openmp";
+#else
+  info["threads"] = "none";
+#endif
   info["cuda"] = false;
   info["cuda_archs"] = pybind11::list();
   return info;
+}
+
+// at::parallel_for is a template that runs on one thread, in silence, where OpenMP was not on when
+// it was compiled: ask a real region.
+int64_t threads_used() {
+  constexpr int64_t kTasks = 64;
+  std::vector<std::thread::id> runners(kTasks);
+  xrisk::AtenExecutor().for_each(kTasks, [&](int64_t task) {
+    runners[static_cast<size_t>(task)] = std::this_thread::get_id();
+  });
+  return static_cast<int64_t>(std::set<std::thread::id>(runners.begin(), runners.end()).size());
 }
 
 }  // namespace
@@ -102,4 +122,5 @@ PYBIND11_MODULE(_C, m) {
       },
       pybind11::arg("name"),
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
+  m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }
