@@ -23,7 +23,7 @@ from loss_helpers import (
 )
 from torch import Tensor
 
-from xrisk_ext import AveragePrecisionLoss
+from xrisk_ext import AveragePrecisionLoss, reference
 
 # ----------------------------------------------------------------------------------- the reference
 
@@ -239,6 +239,20 @@ def test_the_floor_of_u() -> None:
     assert float(value) == 0.0
     assert gradient.tolist() == [0.0, 0.0]
     assert loss.state.value[0, 0].tolist() == [0.0, 0.0]
+
+
+def test_a_state_of_zero_gives_no_gradient() -> None:
+    # a slope times 1 / u would be 1e30: the pair has a loss, but its average is still zero
+    loss = make_loss("ap", initial_state="zero", gamma=0.0)
+    batch = Batch(torch.tensor([0.0, 1.0]), torch.tensor([1, 0]), torch.tensor([0, -1]))
+    value, gradient = step(loss, batch)
+    assert float(value) == 0.0
+    assert gradient.tolist() == [0.0, 0.0]
+    reference_value, reference_gradient = reference.average_precision(
+        batch.scores, batch.labels, batch.index, torch.zeros(1, 2), 0.0
+    )
+    assert float(reference_value) == 0.0
+    assert reference_gradient.tolist() == [0.0, 0.0]
 
 
 def test_a_batch_of_one() -> None:

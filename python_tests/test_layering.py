@@ -179,7 +179,8 @@ def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
     for folder, below in allowed.items():
         for path in python_files(PACKAGE / folder):
             for module in imports(path):
-                assert within(module, *package, *below), f"{path} imports {module}"
+                known = module == "xrisk_ext._C" or within(module, *package, *below)
+                assert known, f"{path} imports {module}"
     assert not any(within(m, "xrisk_ext") for m in imports(PACKAGE / "state.py"))
 
 

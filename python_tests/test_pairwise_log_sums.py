@@ -179,14 +179,30 @@ def test_nothing_overflows(name: str, weighted: bool, dtype: torch.dtype, simd: 
         options: dict[str, Any] = {"surrogate": name, "temperature": temperature}
         options["item_weights"] = weights
         actual = value_and_gradients(ops.pairwise_log_sums, anchors, items, **options)
-        if name == "exponential" and 0.937 * gap > math.log(torch.finfo(dtype).max):
-            assert actual[0].tolist() == [INF] * 2  # phi alone is past the range
+        if name == "exponential" and 0.937 * gap > math.log(torch.finfo(torch.float64).max):
+            assert actual[0].tolist() == [INF] * 2  # phi alone is past every range
             continue
         truth = value_and_gradients(reference.pairwise_log_sums, anchors, items, **options)
         for a, t in zip(actual, truth, strict=True):
             t = t.to(dtype)
             close = torch.allclose(a, t, rtol=1e-5, atol=1e-5 / temperature)
             assert close, f"gap {gap}, temperature {temperature}: {a.tolist()}, not {t.tolist()}"
+
+
+def test_scores_whose_pair_terms_leave_float() -> None:
+    # phi is 1e40 here, the log sums of such pairs 1e38: both they and the gradients are numbers
+    anchors = torch.tensor([1e20, -1e20], requires_grad=True)
+    items = torch.tensor([0.0, 3e19, -2e19], requires_grad=True)
+    keywords = {"surrogate": "squared_hinge", "temperature": 1e3}
+    sums = ops.pairwise_log_sums(anchors, items, **keywords)
+    sums.sum().backward()
+    wide = [t.detach().double().requires_grad_() for t in (anchors, items)]
+    truth = ops.pairwise_log_sums(*wide, **keywords)
+    truth.sum().backward()
+    assert torch.equal(sums, truth.float())
+    for ours, theirs in zip((anchors, items), wide, strict=True):
+        assert torch.equal(ours.grad, theirs.grad.float())
+        assert bool(ours.grad.isfinite().all())
 
 
 @each_simd

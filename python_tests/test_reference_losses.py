@@ -206,7 +206,7 @@ def test_average_precision_non_finite_score_poisons_its_label_only(bad: float) -
 
 
 def test_average_precision_floors_u_all() -> None:
-    # margin 0 and the positive on top: every phi is 0, so u = 0 and 0 / 1e-30 = 0, not NaN
+    # margin 0 and the positive on top: every phi is 0, and 0 / 0 must not be NaN
     value, gradient = reference.average_precision(
         torch.tensor([1.0, 0.0]), torch.tensor([1, 0]), margin=0.0
     )

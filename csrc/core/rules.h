@@ -17,10 +17,12 @@ struct AnchorTerms {
 
 // Average precision (SOAP): f(u) = -u_pos / u_all. Source: Qi et al., NeurIPS 2021.
 XRISK_HD AnchorTerms average_precision_rule(double u_all, double u_pos) {
-  constexpr double kFloor = 1e-30;  // only reached when every pair of the anchor has loss 0
-  const double u = u_all > kFloor ? u_all : (u_all == u_all ? kFloor : u_all);
-  const double ratio = u_pos / u;
-  return {-ratio, ratio / u, (ratio - 1.0) / u};
+  // No pair of the anchor has a loss: nothing to weight. A gradient of 1 / u would be noise.
+  constexpr double kFloor = 1e-30;
+  if (u_all <= kFloor) return {0.0, 0.0, 0.0};
+  const double inverse = 1.0 / u_all;
+  const double ratio = u_pos * inverse;
+  return {-ratio, ratio * inverse, (ratio - 1.0) * inverse};
 }
 
 // Pairwise AUC: f(u) = u over the negatives; no state.

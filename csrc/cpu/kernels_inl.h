@@ -16,10 +16,14 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
 }
 
 const KernelTable& kernel_table() {
-  static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA), Vec<float>::kLanes,
-                                         make_kernels<float>(), make_kernels<double>(),
-                                         blend_states<float, float>, blend_states<float, double>,
-                                         blend_states<double, float>, blend_states<double, double>};
+  static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA),
+                                         Vec<float>::kLanes,
+                                         make_kernels<float>(),
+                                         make_kernels<double>(),
+                                         blend_states<float, float>,
+                                         blend_states<float, double>,
+                                         blend_states<double, float>,
+                                         blend_states<double, double>};
   return kTable;
 }
 

@@ -12,8 +12,8 @@ namespace xrisk::cpu {
 namespace {
 
 constexpr int64_t kGrain = 16384;
-constexpr int64_t kBlock = 64;                    // entries: one word of the suspects' flags
-constexpr int64_t kGroupGrain = 4096;             // suspects
+constexpr int64_t kBlock = 64;                        // entries: one word of the suspects' flags
+constexpr int64_t kGroupGrain = 4096;                 // suspects
 constexpr int64_t kCachedBytes = int64_t{256} << 10;  // a state that needs no prefetch
 
 // A block of entries on its way.
@@ -129,10 +129,10 @@ class Update {
   }
 
   // Entries that share their row are left to update_groups.
-  void update_block(Buffers<State, Value>& block, int64_t begin, int64_t count, int64_t column) const {
+  void update_block(Buffers<State, Value>& block, int64_t begin, int64_t count,
+                    int64_t column) const {
     const Value* values = call_.columns == 1 ? call_.values + begin : nullptr;
-    const bool storable =
-        blend(block, values, count, column, [&](int64_t k) { return begin + k; });
+    const bool storable = blend(block, values, count, column, [&](int64_t k) { return begin + k; });
     const uint64_t shared = suspects_.flags(begin / kBlock);
     if (shared == 0 && storable && call_.write) {
       for (int64_t k = 0; k < count; ++k) {

@@ -67,6 +67,14 @@ std::unique_ptr<PairwiseSums<T>> make_pairwise_sums(const PairwiseSpec& spec, An
   }
 }
 
+bool leaves_float(const PairwiseSpec& spec, double largest_magnitude) {
+  constexpr double kWideReach = 1e15;
+  constexpr double kExponentialReach = 40.0;  // exp of twice this is near the largest float
+  const double reach = largest_magnitude + spec.params.margin;
+  const bool exponential = spec.surrogate == Surrogate::kExponential;
+  return reach * std::max(1.0, spec.params.scale) > (exponential ? kExponentialReach : kWideReach);
+}
+
 template <class T>
 T largest_magnitude(const T* scores, int64_t count, const Executor& executor) {
   constexpr int64_t kGrain = 1 << 18;

@@ -73,6 +73,10 @@ template <class T>
 std::unique_ptr<PairwiseSums<T>> make_exponential_sums(const PairwiseSpec&, Anchors<T>, Scratch&,
                                                        const Executor&);
 
+// Whether pair terms of float scores of this magnitude may leave the range of float on the way (a
+// million squares of 1e15 still fit): the same computation on doubles is needed then.
+bool leaves_float(const PairwiseSpec& spec, double largest_magnitude);
+
 // max |score|; infinite if one is infinite or NaN.
 template <class T>
 T largest_magnitude(const T* scores, int64_t count, const Executor& executor);

@@ -11,10 +11,6 @@
 namespace xrisk::cpu {
 namespace {
 
-// Largest score that the float kernels take: a million squares of it still fit.
-constexpr double kWideReach = 1e15;
-constexpr double kExponentialReach = 40.0;  // exp of twice this is near the largest float
-
 // Where the anchors of a label stand: the positive entries of positive weight.
 struct PositiveList {
   const int32_t* positions = nullptr;
@@ -71,11 +67,7 @@ class LabelStep {
     const T largest = largest_magnitude(segment_.items.scores, segment_.items.count, executor_);
     if (!std::isfinite(largest)) return fail();
     if constexpr (sizeof(T) == sizeof(float)) {
-      const SurrogateParams& params = call_.spec.params;
-      const double reach = static_cast<double>(largest) + params.margin;
-      const bool exponential = call_.spec.surrogate == Surrogate::kExponential;
-      const double limit = exponential ? kExponentialReach : kWideReach;
-      if (reach * std::max(1.0, params.scale) > limit) return run_in_double();
+      if (leaves_float(call_.spec, largest)) return run_in_double();
     }
     ItemPass<T> items{segment_.items};
     double item_weight = segment_.item_weight;
@@ -222,10 +214,11 @@ class LabelStep {
     if (two_classes) pairs->rows(positive, positive_sums, positive_slopes);
 
     // rule
+    const double mean = 1.0 / item_weight, anchor_mean = 1.0 / segment_.anchor_weight;
     double* u = scratch_.allocate<double>(2 * anchors);
     for (int64_t i = 0; i < anchors; ++i) {
-      u[2 * i] = sums[i] / item_weight;
-      u[2 * i + 1] = two_classes ? positive_sums[i] / item_weight : 0.0;
+      u[2 * i] = sums[i] * mean;
+      u[2 * i + 1] = two_classes ? positive_sums[i] * mean : 0.0;
     }
     if (call_.state != nullptr) blend_state(u);
     double* weights = scratch_.allocate<double>(anchors);
@@ -233,15 +226,14 @@ class LabelStep {
     double* own_slopes = scratch_.allocate<double>(anchors);
     double value = 0.0;
     for (int64_t i = 0; i < anchors; ++i) {
-      const double share =
-          (segment_.anchor_weights == nullptr ? 1.0
-                                              : static_cast<double>(segment_.anchor_weights[i])) /
-          segment_.anchor_weight;
+      const double share = segment_.anchor_weights == nullptr
+                               ? anchor_mean
+                               : static_cast<double>(segment_.anchor_weights[i]) * anchor_mean;
       const AnchorTerms terms = two_classes ? average_precision_rule(u[2 * i], u[2 * i + 1])
                                             : pairwise_auc_rule(u[2 * i]);
       value += share * terms.value;
-      weights[i] = share * terms.negative_weight / item_weight;
-      positive_weights[i] = share * terms.positive_weight / item_weight;
+      weights[i] = share * terms.negative_weight * mean;
+      positive_weights[i] = share * terms.positive_weight * mean;
       own_slopes[i] = weights[i] * slopes[i];
       if (two_classes) {
         own_slopes[i] += (positive_weights[i] - weights[i]) * positive_slopes[i];

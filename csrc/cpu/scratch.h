@@ -14,11 +14,11 @@ namespace xrisk::cpu {
 
 class Scratch {
  public:
-  Scratch() : mark_(block().used) {}
+  Scratch() : block_(block()), mark_(block_.used) {}
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() {
-    block().used = mark_;
+    block_.used = mark_;
     while (heap_ != nullptr) {
       Node* next = heap_->next;
       std::free(heap_);
@@ -31,10 +31,9 @@ class Scratch {
   T* allocate(int64_t count) {
     const size_t bytes =
         (static_cast<size_t>(count) * sizeof(T) + 2 * kAlign - 1) / kAlign * kAlign;
-    Block& kept = block();
-    if (bytes <= kept.capacity - kept.used) {
-      void* result = kept.data + kept.used;
-      kept.used += bytes;
+    if (bytes <= block_.capacity - block_.used) {
+      void* result = block_.data + block_.used;
+      block_.used += bytes;
       return static_cast<T*>(result);
     }
     void* raw = std::aligned_alloc(kAlign, bytes + kAlign);
@@ -65,6 +64,7 @@ class Scratch {
     return kept;
   }
 
+  Block& block_;  // of the thread that made this; no look-up per allocation
   size_t mark_;
   Node* heap_ = nullptr;
 };

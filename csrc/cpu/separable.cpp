@@ -14,7 +14,7 @@
 namespace xrisk::cpu {
 namespace {
 
-constexpr int64_t kGrain = 65536;
+constexpr int64_t kGrain = 16384;
 
 template <class T>
 class SquaredSums final : public PairwiseSums<T> {

@@ -31,19 +31,26 @@ XRISK_HD D weight_of(const T* weights, int64_t j, int64_t left) {
   return left >= D::kLanes ? D(1.0) : D::load(kOnes + 8 - left);
 }
 
+// Two accumulators of each, or every addition waits for the one before.
 template <class T>
 void power_sums(const T* x, const T* weights, int64_t count, double centre, double out[3]) {
-  D s0(0.0), s1(0.0), s2(0.0);
-  for (int64_t j = 0; j < count; j += D::kLanes) {
-    const D d = widen(x + j, count - j, x[j]) - D(centre);
-    const D w = weight_of(weights, j, count - j);
-    s0 = s0 + w;
-    s1 = s1 + w * d;
-    s2 = s2 + w * d * d;
+  D s0[2] = {D(0.0), D(0.0)}, s1[2] = {D(0.0), D(0.0)}, s2[2] = {D(0.0), D(0.0)};
+  const auto add = [&](int half, int64_t j, int64_t left) {
+    const D d = widen(x + j, left, x[j]) - D(centre);
+    const D w = weight_of(weights, j, left);
+    s0[half] = s0[half] + w;
+    s1[half] = s1[half] + w * d;
+    s2[half] = s2[half] + w * d * d;
+  };
+  int64_t j = 0;
+  for (; j + 2 * D::kLanes <= count; j += 2 * D::kLanes) {
+    add(0, j, D::kLanes);
+    add(1, j + D::kLanes, D::kLanes);
   }
-  out[0] = sum(s0);
-  out[1] = sum(s1);
-  out[2] = sum(s2);
+  for (; j < count; j += D::kLanes) add(0, j, count - j);
+  out[0] = sum(s0[0] + s0[1]);
+  out[1] = sum(s1[0] + s1[1]);
+  out[2] = sum(s2[0] + s2[1]);
 }
 
 template <class T>

@@ -25,7 +25,7 @@ int64_t table_bits(int64_t entries, int64_t rows) {
 }  // namespace
 
 struct Suspects::Table {
-  uint64_t mask;      // of a slot
+  uint64_t mask;       // of a slot
   uint64_t* repeated;  // bits
 
   int64_t word(int64_t row) const { return static_cast<int64_t>((row & mask) >> 6); }

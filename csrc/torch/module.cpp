@@ -1,5 +1,6 @@
 // The op schemas on one page, their CPU registration, and the Python module _C.
-#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -122,5 +123,7 @@ PYBIND11_MODULE(_C, m) {
       },
       pybind11::arg("name"),
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
+  m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

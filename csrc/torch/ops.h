@@ -55,4 +55,13 @@ std::tuple<at::Tensor, at::Tensor> score_step_autograd(
     int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
     bool mean_reduction);
 
+// The value alone, through the dispatcher: what Python calls where nothing traces it, since
+// converting the arguments for torch.ops takes 3 us more.
+at::Tensor score_step(const at::Tensor& scores, const at::Tensor& labels,
+                      const std::optional<at::Tensor>& index,
+                      const std::optional<at::Tensor>& item_weights,
+                      const std::optional<at::Tensor>& state, const at::Tensor& gamma,
+                      const at::Tensor& scale, double margin, int64_t rule, int64_t surrogate,
+                      int64_t algorithm, bool update_state, bool mean_reduction);
+
 }  // namespace xrisk

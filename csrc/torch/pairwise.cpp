@@ -79,6 +79,22 @@ Algorithm algorithm_for(const cpu::PairwiseSpec& spec, const Pairs& pairs,
   return reach < limit ? algorithm : Algorithm::kDirect;
 }
 
+// Log sums are finite however large phi is: floats that phi would leave become doubles.
+void widen_if_needed(Pairs& pairs, const cpu::PairwiseSpec& spec) {
+  if (pairs.type == at::kDouble) return;
+  const AtenExecutor executor;
+  float largest = 0.0f;
+  for (const at::Tensor& t : {pairs.anchors, pairs.items}) {
+    largest =
+        std::max(largest, cpu::largest_magnitude(t.const_data_ptr<float>(), t.numel(), executor));
+  }
+  if (!std::isfinite(largest) || !cpu::leaves_float(spec, largest)) return;
+  pairs.type = at::kDouble;
+  pairs.anchors = pairs.anchors.to(at::kDouble);
+  pairs.items = pairs.items.to(at::kDouble);
+  if (pairs.weights.defined()) pairs.weights = pairs.weights.to(at::kDouble);
+}
+
 at::Tensor doubles(const at::Tensor& t) { return contiguous_as(t, at::kDouble); }
 
 }  // namespace
@@ -163,11 +179,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
     const at::Tensor& temperature, double margin, int64_t surrogate) {
   constexpr const char* kOp = "pairwise_log_sums";
   const NoAutocast no_autocast;
-  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  const at::ScalarType type = pairs.type;
   TORCH_CHECK_VALUE(!pairs.channel_dimension, kOp, ": expected item_weights of shape [",
                     items.numel(), "], got ", item_weights->sizes());
   const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
   const double t = checked_temperature(temperature, kOp);
+  widen_if_needed(pairs, spec);
   at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
   at::Tensor masses = empty_rows(pairs, at::kDouble);
   visit_floating(pairs.type, [&](auto zero) {
@@ -177,7 +195,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
                   slopes.mutable_data_ptr<double>(), masses.mutable_data_ptr<double>(), scratch,
                   AtenExecutor());
   });
-  return {sums.to(pairs.type), slopes.to(pairs.type), masses.to(pairs.type)};
+  return {sums.to(type), slopes.to(type), masses.to(type)};
 }
 
 at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
@@ -187,13 +205,15 @@ at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor
                                      double margin, int64_t surrogate) {
   constexpr const char* kOp = "pairwise_log_sums_columns";
   const NoAutocast no_autocast;
-  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  const at::ScalarType type = pairs.type;
   const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
   const double t = checked_temperature(temperature, kOp);
   for (const at::Tensor& rows : {anchor_weights, masses}) {
     TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
                       ": expected one anchor weight and one mass per anchor, got ", rows.sizes());
   }
+  widen_if_needed(pairs, spec);
   at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
   const at::Tensor weights = doubles(anchor_weights), sums = doubles(masses);
   visit_floating(pairs.type, [&](auto zero) {
@@ -203,7 +223,7 @@ at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor
                      sums.const_data_ptr<double>(), out.mutable_data_ptr<T>(), scratch,
                      AtenExecutor());
   });
-  return out;
+  return out.to(type);
 }
 
 std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& differences,

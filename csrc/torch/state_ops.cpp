@@ -1,7 +1,7 @@
 // The ops that write state on the CPU: P2, and the fused step of the score losses.
 //
-// The gradient of a fused step is known in its forward; AttachGradient (torch/attach_gradient.h)
-// hands it to autograd.
+// The gradient of a fused step is known in its forward; torch/attach_gradient.h hands it to
+// autograd.
 #include <cmath>
 #include <vector>
 
@@ -73,6 +73,13 @@ const uint8_t* positives_of(const at::Tensor& labels, at::Tensor& storage, const
   }
   storage = mask;
   return out;
+}
+
+auto& score_step_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("xrisk_ext::score_step_", "")
+                             .typed<decltype(score_step_)>();
+  return op;
 }
 
 }  // namespace
@@ -237,20 +244,30 @@ std::tuple<at::Tensor, at::Tensor> score_step_autograd(
     const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
     int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
     bool mean_reduction) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("xrisk_ext::score_step_", "")
-                             .typed<decltype(score_step_)>();
-  const auto step = [&] {
-    return op.call(scores, labels, index, item_weights, state, gamma, scale, margin, rule,
-                   surrogate, algorithm, update_state, needs_gradient, mean_reduction);
-  };
-  // A compiled graph asks for the gradient with grad mode off: it attaches it by itself.
-  if (!needs_gradient || !scores.requires_grad() || !at::GradMode::is_enabled()) {
+  std::tuple<at::Tensor, at::Tensor> result;
+  {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return step();
+    result =
+        score_step_op().call(scores, labels, index, item_weights, state, gamma, scale, margin, rule,
+                             surrogate, algorithm, update_state, needs_gradient, mean_reduction);
   }
-  auto outputs = AttachGradient::apply(scores, step);
-  return {outputs[0], outputs[1]};
+  // A compiled graph asks for the gradient with grad mode off: it attaches it by itself.
+  if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
+    attach_gradient(scores, std::get<0>(result), std::get<1>(result));
+  }
+  return result;
+}
+
+at::Tensor score_step(const at::Tensor& scores, const at::Tensor& labels,
+                      const std::optional<at::Tensor>& index,
+                      const std::optional<at::Tensor>& item_weights,
+                      const std::optional<at::Tensor>& state, const at::Tensor& gamma,
+                      const at::Tensor& scale, double margin, int64_t rule, int64_t surrogate,
+                      int64_t algorithm, bool update_state, bool mean_reduction) {
+  const bool needs_gradient = scores.requires_grad() && at::GradMode::is_enabled();
+  return std::get<0>(score_step_op().call(scores, labels, index, item_weights, state, gamma, scale,
+                                          margin, rule, surrogate, algorithm, update_state,
+                                          needs_gradient, mean_reduction));
 }
 
 }  // namespace xrisk

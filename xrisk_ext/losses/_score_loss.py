@@ -123,23 +123,25 @@ class ScoreLoss(nn.Module):
         update_state: bool,
     ) -> Tensor:
         check_tensor(labels, "labels")
+        if index is not None:
+            check_tensor(index, "index")
         if item_weights is not None:
             check_tensor(item_weights, "item_weights")
             if item_weights.requires_grad:
                 raise ValueError("expected item_weights to be constants, got requires_grad=True")
-        module = self.state
+        module, buffers = self.state, self._buffers  # at small batches even look-ups show
         state = module._buffers["value"] if module is not None and self.training else None
-        buffers = self._buffers  # at small batches even attribute look-ups show
         gamma = buffers["gamma"]
         assert gamma is not None
-        if labels.device != scores.device or gamma.device != scores.device:
+        all_on_cpu = (
+            (scores.is_cpu and labels.is_cpu and gamma.is_cpu)
+            and (index is None or index.is_cpu)
+            and (state is None or state.is_cpu)
+            and (item_weights is None or item_weights.is_cpu)
+        )
+        if not all_on_cpu:
             check_devices(scores, "scores", labels=labels, state=gamma)
-        if state is not None and state.device != scores.device:
-            check_devices(scores, "scores", state=state)
-        if index is not None:
-            check_tensor(index, "index")
-        if item_weights is not None or index is not None:
-            check_devices(scores, "scores", index=index, item_weights=item_weights)
+            check_devices(scores, "scores", state=state, index=index, item_weights=item_weights)
         return score_step(
             scores,
             labels,

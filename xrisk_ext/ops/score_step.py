@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+import xrisk_ext._C as _C
+
 # csrc/core/params.h numbers the rules.
 RULES: dict[str, int] = {"average_precision": 0, "pairwise_auc": 1}
 
@@ -30,11 +32,17 @@ def score_step(
     Value and gradient are computed together; the op's autograd kernel
     (csrc/torch/attach_gradient.h) attaches the gradient to the value.
     """
+    if type(scores) is Tensor and not torch.compiler.is_compiling():
+        value: Tensor = _C.score_step(
+            scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate,
+            algorithm, update_state, mean_reduction,
+        )  # fmt: skip
+        return value
     value, _ = torch.ops.xrisk_ext.score_step_(
         scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate,
         algorithm, update_state, scores.requires_grad and torch.is_grad_enabled(), mean_reduction,
     )  # fmt: skip
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 @torch.library.register_fake("xrisk_ext::score_step_")

@@ -101,11 +101,13 @@ def _one_label(
     losses = pair_term(name, d, margin, scale) * item_share
     g = torch.stack([losses.sum(dim=1), (losses * c).sum(dim=1)], dim=1)  # [P, 2]
     u = g if state is None else moving_average_update_(state, ids[positive], g, gamma)
-    u_all, u_pos = u[:, 0].clamp(min=U_ALL_FLOOR), u[:, 1]
+    u_all, u_pos = u[:, 0], u[:, 1]
+    without_loss = u_all <= U_ALL_FLOOR  # no value, no gradient
+    u_all, u_pos = u_all.where(~without_loss, 1.0), u_pos.where(~without_loss, 0.0)
 
     value = -(anchor_share * u_pos / u_all).sum()
     p = (u_pos[:, None] - u_all[:, None] * c) / u_all[:, None] ** 2  # [P, M]
-    p = p * anchor_share[:, None] * item_share
+    p = p * (anchor_share * ~without_loss)[:, None] * item_share
     pull = p * surrogate_slope(name, d, margin, scale)
     gradient = pull.sum(dim=0)  # as an item
     gradient[positive] -= pull.sum(dim=1)  # as an anchor
