@@ -15,23 +15,34 @@ STAMP_DEV := $(VENV)/.dev
 STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: demo test test-cpp test-python bench docs lint format clean wheel
+.PHONY: demo test test-cpp test-simt test-python bench docs lint format clean wheel
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
 
 test: test-cpp test-python
 
-# Kernels and their C++ tests, without torch; then core/ as CUDA code where nvcc is there.
+# Kernels and their C++ tests, without torch; then the CUDA kernels, run on the host and, where nvcc
+# is there, compiled.
 test-cpp: $(STAMP_DEV)
 	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	ctest --preset default
+	$(MAKE) test-simt
 	@if command -v nvcc > /dev/null; then \
 	  cmake --preset nvcc && cmake --build --preset nvcc; \
 	else \
-	  echo "nvcc not found: csrc/core was NOT compiled as CUDA code"; \
+	  echo "nvcc not found: csrc/core and csrc/cuda were NOT compiled with nvcc"; \
 	fi
+
+# The CUDA kernels on the host: under every schedule, then with sanitizers, then with the race detector.
+# Needs the headers of the CUDA toolkit; without them it skips, or fails if XRISK_REQUIRE_SIMT=1.
+test-simt: $(STAMP_DEV)
+	@set -e; for preset in simt simt-asan simt-race; do \
+	  cmake --preset $$preset $(if $(CI),-DXRISK_WERROR=ON) > /dev/null; \
+	  cmake --build --preset $$preset; \
+	  ctest --preset $$preset; \
+	done
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m pytest -q
