@@ -28,30 +28,31 @@ struct PairProblem {
   Surrogate surrogate = Surrogate::kSquaredHinge;
   double margin = 1.0;
   const double* scale = nullptr;        // one number on the device
-  const double* temperature = nullptr;  // null: phi itself; else exp((phi - peak) / temperature)
+  const double* temperature = nullptr;  // null: phi itself; else log sums of exp(phi / temperature)
   Side<T> anchors;                      // its weights are not used
   Side<T> items;
   int segments = 1;
   int channels = 1;
 };
 
-// sums, slopes [segments, channels, P]: sum_j w_cj term(y_j - x_i) and the same with its slope. With
-// a temperature, peaks [P] (one segment, one channel) is written too.
+// sums, slopes [segments, channels, P]: sum_j w_cj phi(y_j - x_i) and the same with its slope. With
+// a temperature (one channel): sums are logs of the sums, slopes those of the logs, and masses what
+// is summed after the shift; the columns need it.
 template <class T>
 struct PairRows {
   PairProblem<T> problem;
   double* sums = nullptr;
   double* slopes = nullptr;
-  double* peaks = nullptr;
+  double* masses = nullptr;
 };
 
-// out [segments, M]: sum_c w_cj sum_i a_ci slope(y_j - x_i). With a temperature, peaks as written
-// by the rows are read.
+// out [segments, M]: sum_c w_cj sum_i a_ci slope(y_j - x_i); with a temperature, slopes of the log
+// sums.
 template <class T>
 struct PairColumns {
   PairProblem<T> problem;
   const double* anchor_weights = nullptr;  // [segments, channels, P]
-  const double* peaks = nullptr;
+  const double* masses = nullptr;          // [segments, P], with a temperature
   T* out = nullptr;
 };
 
