@@ -8,7 +8,19 @@
 #include "core/sort_key.h"
 #include "cuda/platform.h"
 
+#define XRISK_RETURN_IF_ERROR(call)           \
+  do {                                        \
+    const cudaError_t error_ = (call);        \
+    if (error_ != cudaSuccess) return error_; \
+  } while (false)
+
 namespace xrisk::cuda {
+
+constexpr int kPlainBlock = 256;  // of kernels whose threads do not talk to each other
+
+inline unsigned blocks_for(int64_t count, int block) {
+  return static_cast<unsigned>((count + block - 1) / block);
+}
 
 // sum_j w_j |p_j - at|^k for k = 0, 1, 2. `at` is NaN where there is no position at all.
 struct __align__(32) Moments {

@@ -207,20 +207,20 @@ bool too_many(const PairProblem<T>& problem) {
 }
 
 template <class T, class Shape>
-TableMemory<T, T> rows_memory(const PairProblem<T>& problem, Workspace& workspace, Shape shape) {
+TableMemory<T, T> rows_memory(const PairProblem<T>& problem, Carver& carver, Shape shape) {
   TableMemory<T, T> memory;
   const bool barrier = problem.surrogate == Surrogate::kBarrierHinge;
-  memory.lay_out(workspace, problem.items.capacity, problem.segments, problem.channels,
+  memory.lay_out(carver, problem.items.capacity, problem.segments, problem.channels,
                  problem.items.weights != nullptr, {true, barrier}, shape);
   return memory;
 }
 
 template <class T, class Shape>
-TableMemory<T, double> columns_memory(const PairProblem<T>& problem, Workspace& workspace,
+TableMemory<T, double> columns_memory(const PairProblem<T>& problem, Carver& carver,
                                       Shape shape) {
   TableMemory<T, double> memory;
   const bool barrier = problem.surrogate == Surrogate::kBarrierHinge;
-  memory.lay_out(workspace, problem.anchors.capacity, problem.segments, problem.channels, true,
+  memory.lay_out(carver, problem.anchors.capacity, problem.segments, problem.channels, true,
                  {barrier, true}, shape);
   return memory;
 }
@@ -231,8 +231,8 @@ cudaError_t launch_piecewise_rows(const PairRows<T>& call, void* workspace, cuda
   const PairProblem<T>& problem = call.problem;
   const int64_t threads = problem.segments * problem.anchors.capacity;
   if (threads == 0 || problem.channels == 0) return cudaSuccess;
-  Workspace cut(workspace);
-  TableMemory<T, T> memory = rows_memory(problem, cut, shape);
+  Carver carver(workspace);
+  TableMemory<T, T> memory = rows_memory(problem, carver, shape);
   XRISK_RETURN_IF_ERROR(
       build_table(memory, problem.items, problem.items.weights, false, shape, stream));
   const Piecewise phi{problem.surrogate, problem.margin, problem.scale};
@@ -250,8 +250,8 @@ cudaError_t launch_piecewise_columns(const PairColumns<T>& call, void* workspace
   if (problem.surrogate == Surrogate::kZeroOne) {  // flat
     return cudaMemsetAsync(call.out, 0, static_cast<size_t>(threads) * sizeof(T), stream);
   }
-  Workspace cut(workspace);
-  TableMemory<T, double> memory = columns_memory(problem, cut, shape);
+  Carver carver(workspace);
+  TableMemory<T, double> memory = columns_memory(problem, carver, shape);
   XRISK_RETURN_IF_ERROR(
       build_table(memory, problem.anchors, call.anchor_weights, true, shape, stream));
   const Piecewise phi{problem.surrogate, problem.margin, problem.scale};

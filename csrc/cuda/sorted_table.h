@@ -43,12 +43,6 @@ struct SortedTable {
   }
 };
 
-constexpr int kPlainBlock = 256;
-
-inline unsigned blocks_for(int64_t count, int block) {
-  return static_cast<unsigned>((count + block - 1) / block);
-}
-
 // Keys of the entries, and their numbers. Entries past `live`, and those without a weight, are dead.
 //   Mapping: a thread an entry. Bytes: sizeof(T) (1 + channels) in, sizeof(T) + 4 out.
 //   Hazard: -0 and 0 must tie, hence + 0. NaN goes to the end that takes part in every sum.
@@ -204,7 +198,7 @@ struct TableMemory {
   int segment_bits = 0;
 
   template <class Shape>
-  void lay_out(Workspace& workspace, int64_t capacity, int segments, int channels, bool weighted,
+  void lay_out(Carver& carver, int64_t capacity, int segments, int channels, bool weighted,
                TableSides sides, Shape) {
     table.capacity = capacity;
     table.segments = segments;
@@ -213,36 +207,30 @@ struct TableMemory {
     table.tiles = (table.chunks + Shape::kBlock - 1) / Shape::kBlock;
     const int64_t count = segments * capacity;
     const int64_t rows = int64_t{segments} * channels;
-    table.keys = workspace.take<SortKey<T>>(count);
-    table.payloads = workspace.take<uint32_t>(count);
-    table.weights = weighted ? workspace.take<W>(rows * capacity) : nullptr;
+    table.keys = carver.take<SortKey<T>>(count);
+    table.payloads = carver.take<uint32_t>(count);
+    table.weights = weighted ? carver.take<W>(rows * capacity) : nullptr;
     if (sides.above) {
-      table.above = workspace.take<Moments>(rows * table.chunks);
-      table.tile_above = workspace.take<Moments>(rows * table.tiles);
+      table.above = carver.take<Moments>(rows * table.chunks);
+      table.tile_above = carver.take<Moments>(rows * table.tiles);
     }
     if (sides.below) {
-      table.below = workspace.take<Moments>(rows * table.chunks);
-      table.tile_below = workspace.take<Moments>(rows * table.tiles);
+      table.below = carver.take<Moments>(rows * table.chunks);
+      table.tile_below = carver.take<Moments>(rows * table.tiles);
     }
-    raw_keys = workspace.take<SortKey<T>>(count);
-    raw_payloads = workspace.take<uint32_t>(count);
+    raw_keys = carver.take<SortKey<T>>(count);
+    raw_payloads = carver.take<uint32_t>(count);
     constexpr int kBits = static_cast<int>(8 * sizeof(SortKey<T>));
     sort_bytes = sort_pairs_workspace_bytes(count, 0, kBits);
     while ((int64_t{1} << segment_bits) < segments) ++segment_bits;
     if (segments > 1) {
-      segment_keys[0] = workspace.take<uint32_t>(count);
-      segment_keys[1] = workspace.take<uint32_t>(count);
+      segment_keys[0] = carver.take<uint32_t>(count);
+      segment_keys[1] = carver.take<uint32_t>(count);
       sort_bytes = std::max(sort_bytes, sort_pairs_workspace_bytes(count, 0, segment_bits));
     }
-    sort_workspace = workspace.take<char>(static_cast<int64_t>(sort_bytes));
+    sort_workspace = carver.take<char>(static_cast<int64_t>(sort_bytes));
   }
 };
-
-#define XRISK_RETURN_IF_ERROR(call)                          \
-  do {                                                       \
-    const cudaError_t error_ = (call);                       \
-    if (error_ != cudaSuccess) return error_;                \
-  } while (false)
 
 // Sorts by score, then, stably, by segment.
 template <class T, class W>
