@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(kPlainBlock)
   }
 }
 
-// out[s, j] = sum_c w_cj 2 sum_i a_ci (y_j + m - x_i). Mapping: a thread an item. Bytes: a score and
-// its weights in, sizeof(T) out.
+// out[s, j] = sum_c w_cj 2 sum_i a_ci (y_j + m - x_i). Mapping: a thread an item. Bytes: a score
+// and its weights in, sizeof(T) out.
 template <class T>
 __global__ void __launch_bounds__(kPlainBlock)
     centred_columns_kernel(const Centred* __restrict__ moments, Side<T> items, int segments,
@@ -178,8 +178,8 @@ cudaError_t launch_centred_rows(const PairRows<T>& call, void* workspace, cudaSt
   const int64_t threads = problem.segments * problem.anchors.capacity;
   if (threads == 0 || problem.channels == 0) return cudaSuccess;
   Carver carver(workspace);
-  const CentredMemory memory = centred_memory(carver, problem.items.capacity, problem.segments,
-                                              problem.channels, shape);
+  const CentredMemory memory =
+      centred_memory(carver, problem.items.capacity, problem.segments, problem.channels, shape);
   XRISK_RETURN_IF_ERROR(launch_centred_moments(memory, problem.items, problem.items.weights,
                                                problem.channels, shape, stream));
   XRISK_LAUNCH(centred_rows_kernel<T>, blocks_for(threads, kPlainBlock), kPlainBlock, 0, stream,
@@ -195,8 +195,8 @@ cudaError_t launch_centred_columns(const PairColumns<T>& call, void* workspace, 
   const int64_t threads = problem.segments * problem.items.capacity;
   if (threads == 0 || problem.channels == 0) return cudaSuccess;
   Carver carver(workspace);
-  const CentredMemory memory = centred_memory(carver, problem.anchors.capacity, problem.segments,
-                                              problem.channels, shape);
+  const CentredMemory memory =
+      centred_memory(carver, problem.anchors.capacity, problem.segments, problem.channels, shape);
   XRISK_RETURN_IF_ERROR(launch_centred_moments(memory, problem.anchors, call.anchor_weights,
                                                problem.channels, shape, stream));
   XRISK_LAUNCH(centred_columns_kernel<T>, blocks_for(threads, kPlainBlock), kPlainBlock, 0, stream,

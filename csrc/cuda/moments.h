@@ -46,7 +46,8 @@ __device__ __forceinline__ void add_shifted(Moments& m, const Moments& far, doub
   m.m0 += far.m0;
 }
 
-// Associative. The positions of `far` lie beyond those of `near`, on the same side of its reference.
+// Associative. The positions of `far` lie beyond those of `near`, on the same side of its
+// reference.
 __device__ __forceinline__ Moments join(Moments near, const Moments& far) {
   add_shifted(near, far, fabs(far.at - near.at));
   if (near.at != near.at) near.at = far.at;

@@ -6,8 +6,9 @@
 namespace xrisk::cuda {
 namespace {
 
-// Chosen for memory and latency, not measured. Rows sort the items, of which there are many: 8 share
-// a record of 32 bytes. Columns sort the anchors and search them once an item: shorter chunks.
+// Chosen for memory and latency, not measured. Rows sort the items, of which there are many: 8
+// share a record of 32 bytes. Columns sort the anchors and search them once an item: shorter
+// chunks.
 using RowTiles = Tiles<128, 8>;
 using ColumnTiles = Tiles<128, 4>;
 using MomentTiles = CentredTiles<256, 8>;

@@ -1,9 +1,9 @@
 // Row and column sums of the piecewise-polynomial surrogates from a sorted table, exact.
 //
 // Every piece ends at an offset o: item y and anchor x are on its upper side where y > x + o, which
-// is -margin, 0, or s m / (s - 1) where the barrier hinge turns steep. Rows split the sorted items at
-// x + o, columns the sorted anchors at y - o, both as if in exact arithmetic; the moments of either
-// side about the split point are the sums.
+// is -margin, 0, or s m / (s - 1) where the barrier hinge turns steep. Rows split the sorted items
+// at x + o, columns the sorted anchors at y - o, both as if in exact arithmetic; the moments of
+// either side about the split point are the sums.
 #pragma once
 
 #include "cuda/sorted_table.h"
@@ -190,8 +190,7 @@ __global__ void __launch_bounds__(kPlainBlock)
       if (phi.surrogate == Surrogate::kSquaredHinge) slope = 2.0 * h.below.m1;
       if (phi.surrogate == Surrogate::kBarrierHinge) slope -= scale * h.above.m0;
       if (offsets.has_second) {
-        slope +=
-            (scale - 1.0) * split<Shape>(table, segment, c, second_chunk, second).below.m0;
+        slope += (scale - 1.0) * split<Shape>(table, segment, c, second_chunk, second).below.m0;
       }
       total += weight * (finite ? slope : static_cast<double>(y - y));
     }
@@ -216,8 +215,7 @@ TableMemory<T, T> rows_memory(const PairProblem<T>& problem, Carver& carver, Sha
 }
 
 template <class T, class Shape>
-TableMemory<T, double> columns_memory(const PairProblem<T>& problem, Carver& carver,
-                                      Shape shape) {
+TableMemory<T, double> columns_memory(const PairProblem<T>& problem, Carver& carver, Shape shape) {
   TableMemory<T, double> memory;
   const bool barrier = problem.surrogate == Surrogate::kBarrierHinge;
   memory.lay_out(carver, problem.anchors.capacity, problem.segments, problem.channels, true,

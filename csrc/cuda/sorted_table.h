@@ -2,8 +2,8 @@
 // what turns a sum over that side into a search and a handful of additions.
 //
 // A tile is kBlock chunks of kChunk entries; the table holds the moments of the rest of the tile
-// (one record of 32 bytes a chunk) and of the rest of the line (one a tile): reduce, then scan, in a
-// fixed order.
+// (one record of 32 bytes a chunk) and of the rest of the line (one a tile): reduce, then scan, in
+// a fixed order.
 #pragma once
 
 #include <algorithm>
@@ -28,11 +28,11 @@ struct SortedTable {
   using Key = SortKey<T>;
   static constexpr Key kDead = static_cast<Key>(~Key{0});  // sorts last; decodes to a NaN
 
-  Key* keys;           // [segments, capacity], ascending
-  uint32_t* payloads;  // [segments, capacity], where an entry stood
-  W* weights;          // [segments, channels, capacity], in the order of the keys; null: ones
-  Moments* above;      // [segments, channels, chunks], of this and all later chunks of the tile
-  Moments* below;      // the same: of all earlier chunks of the tile, and the chunk's first entry
+  Key* keys;            // [segments, capacity], ascending
+  uint32_t* payloads;   // [segments, capacity], where an entry stood
+  W* weights;           // [segments, channels, capacity], in the order of the keys; null: ones
+  Moments* above;       // [segments, channels, chunks], of this and all later chunks of the tile
+  Moments* below;       // the same: of all earlier chunks of the tile, and the chunk's first entry
   Moments* tile_above;  // [segments, channels, tiles], of all later tiles
   Moments* tile_below;  // of all earlier ones
   int64_t capacity, chunks, tiles;
@@ -43,7 +43,8 @@ struct SortedTable {
   }
 };
 
-// Keys of the entries, and their numbers. Entries past `live`, and those without a weight, are dead.
+// Keys of the entries, and their numbers. Entries past `live`, and those without a weight, are
+// dead.
 //   Mapping: a thread an entry. Bytes: sizeof(T) (1 + channels) in, sizeof(T) + 4 out.
 //   Hazard: -0 and 0 must tie, hence + 0. NaN goes to the end that takes part in every sum.
 template <class T, class W>
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
   using Table = SortedTable<T, W>;
   const int64_t tile = blockIdx.x % table.tiles;
   const int64_t row = blockIdx.x / table.tiles;  // of [segments, channels]
-  const int64_t segment = row / table.channels, channel = row % table.channels;
+  const int64_t segment = row / table.channels;
   const int64_t chunk = tile * kBlock + threadIdx.x;
   double positions[kChunk], entry_weights[kChunk];
   int count = 0;  // of entries alive, which come first
@@ -243,9 +244,9 @@ cudaError_t sort_entries(TableMemory<T, W>& memory, const Side<T>& side, const W
                table.segments, table.channels, nan_first, memory.raw_keys, memory.raw_payloads);
   XRISK_RETURN_IF_ERROR(cudaGetLastError());
   constexpr int kBits = static_cast<int>(8 * sizeof(SortKey<T>));
-  XRISK_RETURN_IF_ERROR(sort_pairs(memory.raw_keys, table.keys, memory.raw_payloads,
-                                   table.payloads, count, 0, kBits, memory.sort_workspace,
-                                   memory.sort_bytes, stream));
+  XRISK_RETURN_IF_ERROR(sort_pairs(memory.raw_keys, table.keys, memory.raw_payloads, table.payloads,
+                                   count, 0, kBits, memory.sort_workspace, memory.sort_bytes,
+                                   stream));
   if (table.segments == 1) return cudaSuccess;
   XRISK_LAUNCH(segments_kernel<uint32_t>, blocks, kPlainBlock, 0, stream, table.payloads, count,
                table.capacity, memory.segment_keys[0]);
