@@ -326,7 +326,8 @@ void test_not_finite() {
     for (int j = 0; j < 130; ++j) {
       CHECK(std::isnan(poisoned.out[j]) == (c.weights[j] != 0 || j == 17));
     }
-    for (size_t k = 0; k < 70; ++k) c.anchors[k] = static_cast<T>(k % 2 == 0 ? INFINITY : -INFINITY);
+    for (size_t k = 0; k < 70; ++k)
+      c.anchors[k] = static_cast<T>(k % 2 == 0 ? INFINITY : -INFINITY);
     for (size_t k = 0; k < 130; ++k) c.items[k] = static_cast<T>(k % 3 == 0 ? kNaN : INFINITY);
     run<Tiny<32, 2>>(c, surrogate);  // reads and writes within bounds
   }
