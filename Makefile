@@ -12,9 +12,10 @@ SOURCES := $(shell find csrc/core csrc/cpu csrc/torch -name '*.cpp' -o -name '*.
 STAMP_TORCH := $(VENV)/.torch
 STAMP_DEMO := $(VENV)/.demo
 STAMP_DEV := $(VENV)/.dev
+STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: demo test test-cpp test-python bench lint format clean wheel
+.PHONY: demo test test-cpp test-python bench docs lint format clean wheel
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
@@ -38,6 +39,10 @@ test-python: $(STAMP_BUILD) $(STAMP_DEV)
 bench: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m benchmarks.report
 
+# The site: docs/_build/html/index.html. Warnings are errors, so is a reference that leads nowhere.
+docs: $(STAMP_BUILD) $(STAMP_DOCS)
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+
 lint: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,7 +58,7 @@ wheel: $(STAMP_BUILD)
 	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
 
 clean:
-	rm -rf build dist *.egg-info xrisk_ext/*.so xrisk_ext/_build_config.json $(STAMP_BUILD)
+	rm -rf build dist docs/_build *.egg-info xrisk_ext/*.so xrisk_ext/_build_config.json $(STAMP_BUILD)
 
 $(STAMP_TORCH): requirements/build.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed")'
@@ -69,6 +74,10 @@ $(STAMP_DEMO): requirements/demo.txt requirements/peers.txt $(STAMP_TORCH)
 
 $(STAMP_DEV): requirements/dev.txt $(STAMP_DEMO)
 	$(BIN)/pip install -q -r requirements/dev.txt
+	touch $@
+
+$(STAMP_DOCS): requirements/docs.txt $(STAMP_TORCH)
+	$(BIN)/pip install -q -r requirements/docs.txt
 	touch $@
 
 $(STAMP_BUILD): $(SOURCES) pyproject.toml $(STAMP_TORCH)

@@ -28,7 +28,7 @@ size_t moving_average_bytes(const MovingAverage<State, Value, Out>& call) {
   const int64_t count = call.segments * call.entries;
   if (call.entries <= kCompareAll) return static_cast<size_t>(count);
   return 2 * count * (sizeof(uint64_t) + sizeof(uint32_t)) + 256 +
-         sort_pairs_workspace_bytes<uint64_t>(count, 0, moving_average_key_bits(call));
+         sort_pairs_workspace_bytes(count, 0, moving_average_key_bits(call));
 }
 
 template <int64_t kCompareAll, int kThreads, class State, class Value, class Out>

@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(kThreads)
     if (anchor) mine.anchor_weight += static_cast<double>(weight);
     mine.positives += anchor;
   }
-  const LabelTotals total = block_reduce<kThreads>(mine, AddTotals());
+  LabelTotals before, total;
+  block_scan<kThreads>(mine, LabelTotals{0.0, 0.0, 0, 0}, AddTotals(), before, total);
   if (threadIdx.x == 0) tiles[static_cast<int64_t>(label) * gridDim.x + blockIdx.x] = total;
 }
 
@@ -101,9 +102,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t first = 0; first < count; first += kThreads) {
     LabelTotals tile = {0.0, 0.0, 0, 0};
     if (first + t < count) tile = mine[first + t];
-    const int32_t exclusive = block_exclusive_scan<kThreads>(tile.positives, int32_t(0), Plus());
-    const LabelTotals sum = block_reduce<kThreads>(tile, AddTotals());
-    if (first + t < count) mine[first + t].positives = before.positives + exclusive;
+    LabelTotals earlier, sum;
+    block_scan<kThreads>(tile, LabelTotals{0.0, 0.0, 0, 0}, AddTotals(), earlier, sum);
+    if (first + t < count) mine[first + t].positives = before.positives + earlier.positives;
     before = AddTotals()(before, sum);
   }
   if (t == 0) {
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
     out.item_weights[row + b] = access.item(b, label) ? weight : T(0);
   }
   int32_t next = out.tiles[static_cast<int64_t>(label) * gridDim.x + blockIdx.x].positives +
-                 block_exclusive_scan<kThreads>(count, int32_t(0), Plus());
+                 block_exclusive_scan<kThreads>(count, int32_t(0), Sum());
   for (int64_t b = first; b < first + kEntries && b < call.batch; ++b) {
     if (!access.anchor(b, label)) continue;
     out.anchors[row + next] = access.score(b, label);
@@ -185,7 +186,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = threadIdx.x; i < buffers.live[label]; i += kThreads) {
     sum += buffers.sums[label * batch + i];
   }
-  const double total = block_reduce<kThreads>(sum, Plus());
+  const double total = block_sum<kThreads>(sum);
   if (threadIdx.x != 0) return;
   values[label] = static_cast<T>(buffers.totals[label].bad != 0 ? NAN : total);
 }
