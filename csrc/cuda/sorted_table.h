@@ -164,7 +164,7 @@ __device__ void join_tiles(Moments* of_tile, int64_t tiles) {
     const Moments mine = tile < tiles ? of_tile[tile] : no_moments();
     const Moments beyond = join(join_beyond<kBlock, kAbove>(mine), carry);
     if (tile < tiles) of_tile[tile] = beyond;
-    __syncthreads();  // `carried` may still be read by the round before
+    // The barriers in join_beyond stand between the last round's reading and this writing.
     if (threadIdx.x == (kAbove ? 0 : kBlock - 1)) carried[0] = join(mine, beyond);
     __syncthreads();
     carry = carried[0];
