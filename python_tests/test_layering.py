@@ -116,10 +116,11 @@ def test_every_source_is_listed_once_and_exists() -> None:
 
 def test_the_kind_of_a_source_is_its_folder_and_few_include_torch() -> None:
     sources = listed_sources()
-    folders = {"kernels": "cpu", "cuda": "cuda", "cuda_test": "tests/cuda", "torch": "torch"}
+    folders = {"kernels": "cpu", "cuda": "cuda", "cuda_test": "tests/cuda"}
+    folders |= {"torch": "torch", "torch_cuda": "torch"}
     for kind, path in sources:
         assert (ROOT / path).parent == CSRC / folders[kind], path
-    units = [path for kind, path in sources if kind == "torch"]
+    units = [path for kind, path in sources if kind.startswith("torch")]
     assert 0 < len(units) <= MOST_TORCH_UNITS, "torch's headers cost 20 s a unit"
 
 

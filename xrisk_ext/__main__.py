@@ -20,7 +20,7 @@ def info() -> int:
         "SIMD in use": build["simd"],
         "CUDA kernels": ", ".join(build["cuda_archs"]) if build["cuda"] else "not built",
         "CUDA devices": str(torch.cuda.device_count()) if torch.cuda.is_available() else "none",
-        "active backends": "CPU",
+        "active backends": "CPU, CUDA" if build["cuda"] and torch.cuda.is_available() else "CPU",
         "threads": str(torch.get_num_threads()),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     }

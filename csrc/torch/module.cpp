@@ -86,8 +86,13 @@ pybind11::dict build_info() {
 #else
   info["threads"] = "none";
 #endif
+#if defined(XRISK_CUDA_ARCHS)
+  info["cuda"] = true;
+  info["cuda_archs"] = pybind11::str(XRISK_CUDA_ARCHS).attr("split")(";");
+#else
   info["cuda"] = false;
   info["cuda_archs"] = pybind11::list();
+#endif
   return info;
 }
 
