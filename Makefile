@@ -15,7 +15,12 @@ STAMP_DEV := $(VENV)/.dev
 STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: demo test test-cpp test-simt test-python bench docs lint format clean wheel
+.PHONY: setup build demo test test-cpp test-simt test-python test-sanitize test-threads \
+  test-valgrind test-wheel bench docs lint format clean wheel
+
+setup: $(STAMP_DEV)
+
+build: $(STAMP_BUILD)
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
@@ -45,7 +50,30 @@ test-simt: $(STAMP_DEV)
 	done
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
+	.ci/cuda_layer
 	$(BIN)/python -m pytest -q
+
+# AddressSanitizer and UBSan: the C++ tests, then the extension under the Python tests.
+test-sanitize: $(STAMP_DEV)
+	cmake --preset sanitize
+	cmake --build --preset sanitize
+	ctest --preset sanitize
+	.ci/sanitize
+
+# ThreadSanitizer on the parallel paths, on std::thread, which it understands (OpenMP it does not).
+test-threads: $(STAMP_DEV)
+	cmake --preset tsan
+	cmake --build --preset tsan --target test_threads
+	ctest --preset tsan -R threads
+
+test-valgrind: $(STAMP_DEV)
+	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
+	cmake --build --preset default
+	.ci/valgrind
+
+# The wheel in a clean environment, and the errors promised to whoever installs.
+test-wheel: wheel
+	$(BIN)/python .ci/test_wheel.py dist/*.whl
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m benchmarks.report
@@ -65,8 +93,10 @@ format: $(STAMP_DEV)
 	$(BIN)/ruff format .
 	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' | xargs $(BIN)/clang-format -i
 
+# What another version left in build/lib would be packed, too.
 wheel: $(STAMP_BUILD)
-	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
+	rm -rf dist build/lib.* build/bdist.*
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
 
 clean:
 	rm -rf build dist docs/_build *.egg-info xrisk_ext/*.so xrisk_ext/_build_config.json $(STAMP_BUILD)

@@ -2,7 +2,7 @@
 
 Environment:
   XRISK_CUDA=auto|0|1   whether to build the CUDA kernels (auto: if torch has CUDA)
-  XRISK_SANITIZE=1      AddressSanitizer and UBSan (run Python with libasan preloaded)
+  XRISK_SANITIZE=1      AddressSanitizer and UBSan (`make test-sanitize` runs Python with it)
   MAX_JOBS              compile jobs; the default leaves 2 GB of memory to each
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
+SANITIZE = os.environ.get("XRISK_SANITIZE") == "1"
 
 try:
     import torch
@@ -38,6 +39,10 @@ def read_sources(cuda: bool) -> list[str]:
     lines = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
     listed = [line.split() for line in lines if line and not line.startswith("#")]
     return [path for kind, path in listed if kind in kinds]
+
+
+def read_headers() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h"))
 
 
 def wants_cuda() -> bool:
@@ -80,6 +85,12 @@ def default_jobs() -> int:
 class Build(BuildExtension):
     """Also notes which torch the extension was built for, to be compared at import."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # An editable build would forget its objects. Kept, a wheel need not compile them again:
+        # ninja compares commands, sources and headers.
+        self.build_temp = str(ROOT / "build" / ("sanitize" if SANITIZE else "objects"))
+
     def run(self) -> None:
         super().run()
         folder = Path(self.get_ext_fullpath("xrisk_ext._C")).parent
@@ -97,10 +108,11 @@ link_flags: list[str] = []
 if torch.backends.openmp.is_available() and sys.platform == "linux":
     flags.append("-fopenmp")
     link_flags.append("-fopenmp")
-if os.environ.get("XRISK_SANITIZE") == "1":
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    flags += [*sanitize, "-g", "-O1", "-fno-omit-frame-pointer"]
-    link_flags += sanitize
+if SANITIZE:  # as in CMakeLists.txt
+    checks = "address,undefined,float-cast-overflow"
+    flags += [f"-fsanitize={checks}", f"-fno-sanitize-recover={checks}"]
+    flags += ["-g1", "-O1", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"]
+    link_flags.append(f"-fsanitize={checks}")
 
 compile_args = {"cxx": flags}
 if cuda:
@@ -115,6 +127,7 @@ setup(
         extension(
             "xrisk_ext._C",
             sources=read_sources(cuda),
+            depends=read_headers(),  # or a build folder that is kept would miss their changes
             include_dirs=[str(ROOT / "csrc")],
             define_macros=macros,
             extra_compile_args=compile_args,

@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +211,22 @@ def test_the_package_itself_needs_torch_alone() -> None:
         for module in imports(path):
             assert not within(module, "numpy", "scipy", "sklearn", "libauc", "matplotlib", "tqdm")
             assert not within(module, "xrisk_ext.demo")
+
+
+def test_the_extra_test_lists_what_the_tests_import() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    extra = re.search(r"^test = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+    assert extra
+    listed = set(re.findall(r'"([\w-]+)', extra.group(1)))
+    tests = python_files(ROOT / "python_tests")
+    local = {"xrisk_ext", "benchmarks", *(path.stem for path in tests)}
+    modules = {m.split(".")[0] for p in (*tests, *python_files(PACKAGE)) for m in imports(p)}
+    imported = modules - local - set(sys.stdlib_module_names)
+    assert {"torch", "libauc", "pytest"} <= imported
+    # torch is a dependency of the package; LibAUC is installed without its own (pyproject.toml)
+    needed = {m.replace("sklearn", "scikit-learn") for m in imported - {"torch", "libauc"}}
+    needed |= {"numpy", "scipy", "scikit-learn", "tqdm"}  # by LibAUC's losses
+    assert needed <= listed, needed - listed
 
 
 # ------------------------------------------------------------------------------------- every file
