@@ -36,7 +36,7 @@ test-python: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m pytest -q
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m xrisk_ext bench
 
 lint: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/ruff check .
