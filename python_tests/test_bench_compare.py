@@ -92,10 +92,24 @@ def test_what_cannot_be_compared_is_said(
     new = make_record({"b": {"ours": 2.0, "x": 8.0}, "c": {"ours": 1.0, "x": 1.0}}, threads=1)
     assert run(tmp_path, OLD, new | {"quick": True}) == 0
     out = capsys.readouterr().out
-    assert "w, a is only in the old one" in out
-    assert "w, c is only in the new one" in out
+    assert "only in the old record, of w: 1 (first: a)" in out
+    assert "only in the new record, of w: 1 (first: c)" in out
     assert "threads differs: 2 before, 1 now" in out
     assert "the new record is of short races" in out
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_race_on_a_busy_machine_is_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], which: int
+) -> None:
+    new = make_record({"a": {"ours": 3.0, "x": 10.0, "y": 20.0}, "b": {"ours": 2.0, "x": 8.0}})
+    assert run(tmp_path, OLD, new) == 1
+    records = copy.deepcopy(OLD), new
+    records[which]["races"][0]["foreign_load"] = 0.5
+    assert run(tmp_path, *records) == 0
+    assert "busy machine, not judged" in capsys.readouterr().out
+    records[which]["races"][1]["foreign_load"] = 0.5
+    assert run(tmp_path, *records) == 2  # a machine that is always busy finds nothing
 
 
 def test_nothing_in_common_is_an_error_of_its_own(tmp_path: Path) -> None:

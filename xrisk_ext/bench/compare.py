@@ -3,6 +3,8 @@
 A peer's time over ours, in the old record over that in the new one, says how much slower we became
 beside this peer. A case's slowdown is the median over the peers that both records have, so that
 one peer that changed (a new PyTorch, say) does not decide. Absolute times are never compared.
+A race during which others had the machine is shown and not judged: PyTorch's many small parallel
+regions suffer far more from that than ours do, and no ratio makes up for it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ class Change:
     case: str
     slowdown: float
     by_peer: dict[str, float]
+    busy: bool  # the machine, in either record
+
+    def verdict(self, tolerance: float) -> str:
+        if self.busy:
+            return "busy machine, not judged"
+        return "REGRESSION" if self.slowdown > tolerance else ""
 
 
 def changes(
@@ -35,12 +43,13 @@ def changes(
     """One change per case with a peer in both records, and what could not be compared."""
     before, after = _ratios(old), _ratios(new)
     wanted = None if peers is None else set(peers)
-    found, missing = [], []
+    busy = {(r["work"], r["case"]) for record in (old, new) for r in busy_in(record)}
+    found: list[Change] = []
+    lone: dict[str, list[str]] = {}
     for key in dict.fromkeys([*before, *after]):
         if key not in before or key not in after:
-            missing.append(
-                f"{', '.join(key)} is only in the {'old' if key in before else 'new'} one"
-            )
+            which = "old" if key in before else "new"
+            lone.setdefault(f"only in the {which} record, of {key[0]}", []).append(key[1])
             continue
         common = before[key].keys() & after[key].keys()
         by_peer = {
@@ -49,10 +58,17 @@ def changes(
             if name in common and (wanted is None or name in wanted)
         }
         if by_peer:
-            found.append(Change(*key, statistics.median(by_peer.values()), by_peer))
+            slowdown = statistics.median(by_peer.values())
+            found.append(Change(*key, slowdown, by_peer, key in busy))
         else:
-            missing.append(f"{', '.join(key)} has no such peer in both")
+            lone.setdefault(f"without such a peer in both, of {key[0]}", []).append(key[1])
+    missing = [f"{what}: {len(names)} (first: {names[0]})" for what, names in lone.items()]
     return found, missing
+
+
+def busy_in(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The races during which the machine was not ours alone."""
+    return [race for race in record["races"] if tables.busy_races([race])]
 
 
 def main(old_path: Path, new_path: Path, tolerance: float, peers: list[str] | None = None) -> int:
@@ -66,19 +82,20 @@ def main(old_path: Path, new_path: Path, tolerance: float, peers: list[str] | No
             change.case,
             f"{change.slowdown:.2f}",
             ", ".join(f"{name} {ratio:.2f}" for name, ratio in change.by_peer.items()),
-            "REGRESSION" if change.slowdown > tolerance else "",
+            change.verdict(tolerance),
         ]
         for change in sorted(found, key=lambda change: -change.slowdown)
     ]
     print("\n".join(tables.table(head, rows)))
     for line in (*missing, *_caveats(old, new)):
         print(f"note: {line}")
-    if not found:
+    judged = [change for change in found if not change.busy]
+    if not judged:
         print("nothing to compare")
         return 2
-    worse = [change for change in found if change.slowdown > tolerance]
+    worse = [change for change in judged if change.slowdown > tolerance]
     print(
-        f"{len(worse)} of {len(found)} cases are more than {tolerance}x slower beside their peers"
+        f"{len(worse)} of {len(judged)} cases are more than {tolerance}x slower beside their peers"
     )
     return 1 if worse else 0
 
@@ -108,7 +125,7 @@ def _caveats(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for name, record in (("old", old), ("new", new)):
         if record.get("quick"):
             caveats.append(f"the {name} record is of short races: noisy")
-        busy = tables.busy_races(record["races"])
+        busy = busy_in(record)
         if busy:
             caveats.append(f"the machine was busy in {len(busy)} races of the {name} record")
     return caveats
