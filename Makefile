@@ -12,31 +12,47 @@ SOURCES := $(shell find csrc/core csrc/cpu csrc/torch -name '*.cpp' -o -name '*.
 STAMP_TORCH := $(VENV)/.torch
 STAMP_DEMO := $(VENV)/.demo
 STAMP_DEV := $(VENV)/.dev
+STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: demo test test-cpp test-python bench lint format clean wheel
+.PHONY: demo test test-cpp test-simt test-python bench docs lint format clean wheel
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
 
 test: test-cpp test-python
 
-# Kernels and their C++ tests, without torch; then core/ as CUDA code where nvcc is there.
+# Kernels and their C++ tests, without torch; then the CUDA kernels, run on the host and, where nvcc
+# is there, compiled.
 test-cpp: $(STAMP_DEV)
 	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	ctest --preset default
+	$(MAKE) test-simt
 	@if command -v nvcc > /dev/null; then \
 	  cmake --preset nvcc && cmake --build --preset nvcc; \
 	else \
-	  echo "nvcc not found: csrc/core was NOT compiled as CUDA code"; \
+	  echo "nvcc not found: csrc/core and csrc/cuda were NOT compiled with nvcc"; \
 	fi
+
+# The CUDA kernels on the host: under every schedule, then with sanitizers, then with the race detector.
+# Needs the headers of the CUDA toolkit; without them it skips, or fails if XRISK_REQUIRE_SIMT=1.
+test-simt: $(STAMP_DEV)
+	@set -e; for preset in simt simt-asan simt-race; do \
+	  cmake --preset $$preset $(if $(CI),-DXRISK_WERROR=ON) > /dev/null; \
+	  cmake --build --preset $$preset; \
+	  ctest --preset $$preset; \
+	done
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m pytest -q
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m xrisk_ext bench
+
+# The site: docs/_build/html/index.html. Warnings are errors, so is a reference that leads nowhere.
+docs: $(STAMP_BUILD) $(STAMP_DOCS)
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
 lint: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/ruff check .
@@ -53,7 +69,7 @@ wheel: $(STAMP_BUILD)
 	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
 
 clean:
-	rm -rf build dist *.egg-info xrisk_ext/*.so xrisk_ext/_build_config.json $(STAMP_BUILD)
+	rm -rf build dist docs/_build *.egg-info xrisk_ext/*.so xrisk_ext/_build_config.json $(STAMP_BUILD)
 
 $(STAMP_TORCH): requirements/build.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed")'
@@ -69,6 +85,10 @@ $(STAMP_DEMO): requirements/demo.txt requirements/peers.txt $(STAMP_TORCH)
 
 $(STAMP_DEV): requirements/dev.txt $(STAMP_DEMO)
 	$(BIN)/pip install -q -r requirements/dev.txt
+	touch $@
+
+$(STAMP_DOCS): requirements/docs.txt $(STAMP_TORCH)
+	$(BIN)/pip install -q -r requirements/docs.txt
 	touch $@
 
 $(STAMP_BUILD): $(SOURCES) pyproject.toml $(STAMP_TORCH)

@@ -32,8 +32,10 @@ def read_version() -> str:
 
 
 def read_sources() -> list[str]:
+    """What is compiled into _C: not the CUDA kernels yet, and no tests."""
     lines = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
-    return [line.split()[1] for line in lines if line and not line.startswith("#")]
+    listed = [line.split() for line in lines if line and not line.startswith("#")]
+    return [path for kind, path in listed if kind in ("kernels", "torch")]
 
 
 def wants_cuda() -> bool:

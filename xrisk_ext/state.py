@@ -32,6 +32,13 @@ class MovingAverage(nn.Module):
 
     Saved and restored by ``state_dict``; ``.half()`` and ``.bfloat16()`` leave it alone,
     ``.double()`` promotes it.
+
+    Args:
+        shape: ``[N]`` or ``[N, C]`` for
+            :func:`~xrisk_ext.ops.moving_average_update_`, which the caller applies to ``value``.
+        dtype: float32 or float64.
+        log: whether the averages are kept as logarithms.
+        initial: ``"assign"`` or ``"zero"``, as above. The same thing if ``log``.
     """
 
     value: Tensor

@@ -28,9 +28,19 @@ XRISK_HD double exponential(double x) { return exp(x); }
 XRISK_HD float log_one_plus(float q) { return log1pf(q); }
 XRISK_HD double log_one_plus(double q) { return log1p(q); }
 
-// x as it is rounded; a SIMD vector keeps the compiler from fusing it into what follows.
-XRISK_HD float rounded(float x) { return x; }
-XRISK_HD double rounded(double x) { return x; }
+// x as it is rounded: keeps the compiler from fusing the product behind x into what follows.
+XRISK_HD float rounded(float x) {
+#if defined(__CUDA_ARCH__)
+  asm("" : "+f"(x));
+#endif
+  return x;
+}
+XRISK_HD double rounded(double x) {
+#if defined(__CUDA_ARCH__)
+  asm("" : "+d"(x));
+#endif
+  return x;
+}
 
 XRISK_HD bool is_finite(double x) { return x - x == 0.0; }
 

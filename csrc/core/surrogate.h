@@ -4,6 +4,8 @@
 // Kinks: the slope at an exact tie is that of the left piece (0 for the hinges). NaN in, NaN out.
 #pragma once
 
+#include <type_traits>
+
 #include "core/macros.h"
 #include "core/math.h"
 #include "core/params.h"
@@ -110,29 +112,76 @@ struct ZeroOne {
   }
 };
 
+// The functor of a surrogate that is known when a kernel is compiled.
+template <Surrogate kKind, class T>
+XRISK_HD auto make_surrogate(const SurrogateParams& params) {
+  const T margin = static_cast<T>(params.margin);
+  const T scale = static_cast<T>(params.scale);
+  (void)margin, (void)scale;
+  if constexpr (kKind == Surrogate::kSquared) {
+    return Squared<T>{margin};
+  } else if constexpr (kKind == Surrogate::kSquaredHinge) {
+    return SquaredHinge<T>{margin};
+  } else if constexpr (kKind == Surrogate::kHinge) {
+    return Hinge<T>{margin};
+  } else if constexpr (kKind == Surrogate::kBarrierHinge) {
+    return BarrierHinge<T>{margin, scale};
+  } else if constexpr (kKind == Surrogate::kLogistic) {
+    return Logistic<T>{scale};
+  } else if constexpr (kKind == Surrogate::kSigmoid) {
+    return Sigmoid<T>{scale};
+  } else if constexpr (kKind == Surrogate::kExponential) {
+    return Exponential<T>{scale};
+  } else {
+    return ZeroOne<T>{};
+  }
+}
+
 // Calls f with the surrogate as a functor: a typed switch, so that a kernel is a template over the
 // functor and the choice is made once per call.
 template <class T, class F>
 XRISK_HD void visit_surrogate(Surrogate kind, const SurrogateParams& params, F&& f) {
-  const T margin = static_cast<T>(params.margin);
-  const T scale = static_cast<T>(params.scale);
   switch (kind) {
     case Surrogate::kSquared:
-      return f(Squared<T>{margin});
+      return f(make_surrogate<Surrogate::kSquared, T>(params));
     case Surrogate::kSquaredHinge:
-      return f(SquaredHinge<T>{margin});
+      return f(make_surrogate<Surrogate::kSquaredHinge, T>(params));
     case Surrogate::kHinge:
-      return f(Hinge<T>{margin});
+      return f(make_surrogate<Surrogate::kHinge, T>(params));
     case Surrogate::kBarrierHinge:
-      return f(BarrierHinge<T>{margin, scale});
+      return f(make_surrogate<Surrogate::kBarrierHinge, T>(params));
     case Surrogate::kLogistic:
-      return f(Logistic<T>{scale});
+      return f(make_surrogate<Surrogate::kLogistic, T>(params));
     case Surrogate::kSigmoid:
-      return f(Sigmoid<T>{scale});
+      return f(make_surrogate<Surrogate::kSigmoid, T>(params));
     case Surrogate::kExponential:
-      return f(Exponential<T>{scale});
+      return f(make_surrogate<Surrogate::kExponential, T>(params));
     case Surrogate::kZeroOne:
-      return f(ZeroOne<T>{});
+      return f(make_surrogate<Surrogate::kZeroOne, T>(params));
+  }
+}
+
+// The same on the host before a launch, with the kind as a constant: its parameters may be known to
+// the device alone.
+template <class F>
+void visit_kind(Surrogate kind, F&& f) {
+  switch (kind) {
+    case Surrogate::kSquared:
+      return f(std::integral_constant<Surrogate, Surrogate::kSquared>{});
+    case Surrogate::kSquaredHinge:
+      return f(std::integral_constant<Surrogate, Surrogate::kSquaredHinge>{});
+    case Surrogate::kHinge:
+      return f(std::integral_constant<Surrogate, Surrogate::kHinge>{});
+    case Surrogate::kBarrierHinge:
+      return f(std::integral_constant<Surrogate, Surrogate::kBarrierHinge>{});
+    case Surrogate::kLogistic:
+      return f(std::integral_constant<Surrogate, Surrogate::kLogistic>{});
+    case Surrogate::kSigmoid:
+      return f(std::integral_constant<Surrogate, Surrogate::kSigmoid>{});
+    case Surrogate::kExponential:
+      return f(std::integral_constant<Surrogate, Surrogate::kExponential>{});
+    case Surrogate::kZeroOne:
+      return f(std::integral_constant<Surrogate, Surrogate::kZeroOne>{});
   }
 }
 

@@ -24,7 +24,11 @@ class ScoreLoss(nn.Module):
     """Base of the losses over scores and labels; a subclass names its rule.
 
     ``gamma`` and ``scale`` are 0-dim float64 buffers. Assigning a number to them at any time
-    changes the buffer in place: nothing recompiles, and a captured graph sees the new value.
+    changes the buffer in place: nothing recompiles, and a captured graph sees the new value. A
+    number out of range raises a ValueError, and the old one stays.
+
+    ``state`` is the :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, 2]`` of (u_all, u_pos), or
+    None for a loss without state.
     """
 
     gamma: Tensor

@@ -63,7 +63,8 @@ class PairwiseAUCLoss(ScoreLoss):
             update_state: taken as by every score loss; there is no state here.
 
         Raises:
-            ValueError, TypeError: an argument that is not as above.
+            ValueError: a shape, device or weight that is not as above.
+            TypeError: an argument that is not a tensor, or of a dtype that is not as above.
         """
         check_single_label(scores, "PairwiseAUCLoss")
         return self._step(scores, labels, None, item_weights, update_state)

@@ -24,7 +24,8 @@ class AveragePrecisionLoss(ScoreLoss):
         num_samples: ids that may occur in ``index``. Only positives use theirs, so it may count the
             positives alone. ``None`` keeps no state and needs ``gamma=1``.
         surrogate, margin, scale: as in :func:`xrisk_ext.ops.pairwise_sums`. ``scale`` may be
-            assigned at any time. Scores in about [0, 1] (a sigmoid) go well with margin 1.
+            assigned at any time. The margin is in the units of the scores: for scores in [0, 1]
+            (a sigmoid) values from 0.2 to 1 are worth trying.
         gamma: weight of the new observation, in [0, 1]; may be assigned at any time.
         algorithm: ``"auto"``, ``"direct"`` or ``"sort"``, as in ``pairwise_sums``.
         state_dtype: float32 or float64.
@@ -89,8 +90,12 @@ class AveragePrecisionLoss(ScoreLoss):
                 recomputation under activation checkpointing).
 
         Raises:
-            IndexError: an id out of range. ValueError, TypeError: another argument not as above.
-            Nothing has been written then.
+            IndexError: an id of a positive is out of range.
+            ValueError: a shape, device or weight that is not as above, or no index where there is
+                state.
+            TypeError: an argument that is not a tensor, or of a dtype that is not as above.
+
+        Where it raises, nothing has been written.
         """
         check_single_label(scores, "AveragePrecisionLoss")
         return self._step(scores, labels, index, item_weights, update_state)
@@ -102,7 +107,7 @@ class MeanAveragePrecisionLoss(ScoreLoss):
     :class:`AveragePrecisionLoss` for every label, with its own state; arguments as there, and
 
     Args:
-        num_labels: L.
+        num_labels: L, the columns of scores and labels.
         top_k: mAP@K is not part of this version; only None is taken.
         reduction: ``"mean"`` over the L labels (a label without positives counts as 0), or
             ``"none"``: ``[L]``.
@@ -154,7 +159,8 @@ class MeanAveragePrecisionLoss(ScoreLoss):
     ) -> Tensor:
         """As :meth:`AveragePrecisionLoss.forward`, with scores and labels ``[B, L]``.
 
-        ``item_weights`` may be ``[B]`` or ``[B, L]``; weight 0 at (b, l) is a missing label.
+        ``item_weights`` may be ``[B]`` or ``[B, L]``; weight 0 at (b, l) is a missing label. A
+        sample needs an id if any of its labels is positive.
         """
         check_num_labels(scores, self.num_labels, "MeanAveragePrecisionLoss")
         return self._step(scores, labels, index, item_weights, update_state)

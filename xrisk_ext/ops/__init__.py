@@ -1,4 +1,8 @@
-"""Fused ops, public as functions. Each has a float64 twin of the same name in `reference`."""
+"""Fused ops, public as functions: what the losses are made of, for losses of your own.
+
+Each has a float64 twin in :mod:`xrisk_ext.reference`, of the same name and arguments (that of
+:func:`surrogate_values` is a pair, ``surrogate`` and ``surrogate_slope``).
+"""
 
 from xrisk_ext.ops.moving_average import moving_average_update_
 from xrisk_ext.ops.pairwise import pairwise_log_sums, pairwise_sums

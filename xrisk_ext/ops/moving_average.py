@@ -36,8 +36,10 @@ def moving_average_update_(
 
     Raises:
         IndexError: an id outside ``[0, N)``.
-        ValueError, TypeError: a shape, dtype or gamma that is not as above. In every case nothing
-            has been written.
+        ValueError: a shape, device or gamma that is not as above.
+        TypeError: a dtype that is not as above, or an argument that is not a tensor.
+
+    Where it raises, nothing has been written.
 
     Source: the estimator u of Wang & Yang, SOX (ICML 2022); per-entry gamma: Wei et al., SCENT.
     """

@@ -172,13 +172,16 @@ def pairwise_log_sums(
         items: scores ``[M]``.
         item_weights: ``[M]``, >= 0; constants. An item of weight 0 is left out.
         surrogate, margin, scale: as in :func:`pairwise_sums`.
-        temperature: > 0, a float or a one-element tensor; a constant.
+        temperature: >= 1e-30, a float or a one-element tensor; a constant.
 
     Returns:
-        ``[P]``; ``-inf``, with zero gradients, where no item has a positive weight.
+        ``[P]``, in the dtype of ``pairwise_sums``; ``-inf``, with zero gradients, where no item has
+        a positive weight.
 
     Raises:
-        ValueError, TypeError: as :func:`pairwise_sums`.
+        ValueError: as :func:`pairwise_sums`, a negative weight, or a temperature that is not as
+            above.
+        TypeError: as :func:`pairwise_sums`.
 
     Source: Zhu et al., "When AUC meets DRO" (ICML 2022).
     """

@@ -84,6 +84,13 @@ def surrogate_values(
     """The kernels' own phi(d) and phi'(d), d = item score - anchor score, elementwise.
 
     For tests and plots; not differentiable. Half precisions are computed in float32.
+
+    Args:
+        differences: of any shape, float32, float64, float16 or bfloat16.
+        surrogate, margin, scale: as in :func:`pairwise_sums`.
+
+    Returns:
+        Values and slopes in the shape of ``differences``; float64 for float64, else float32.
     """
     check_tensor(differences, "differences")
     values, slopes = torch.ops.xrisk_ext.surrogate_values(

@@ -33,7 +33,7 @@ def average_precision(
 
     Anchors i are the positives, items j all entries (i itself included), c_j = 1[j positive], and
     an entry of weight w_j counts as if it occurred w_j times (weight 0: not at all). W and W_P are
-    the total weights of all entries and of the positives:
+    the total weights of all entries and of the positives::
 
         g_all_i  = sum_j w_j phi(h_j - h_i) / W
         g_pos_i  = sum_j w_j c_j phi(h_j - h_i) / W

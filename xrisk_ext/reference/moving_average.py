@@ -22,7 +22,7 @@ def moving_average_update_(
     """Blend `values` into rows `index` of `state`, in place; return what was stored, in float64.
 
     state [N] or [N, C]; index [B]; values [B] or [B, C]; gamma in [0, 1], one number or [B], the
-    weight of the NEW value. Each element of a row on its own:
+    weight of the NEW value. Each element of a row on its own::
 
         untouched (NaN, or -inf if log)   blend = value                         (as if gamma = 1)
         linear                            blend = (1 - gamma) old + gamma value

@@ -23,7 +23,12 @@ def pairwise_auc(
     margin: float | Tensor = 1.0,
     scale: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """value = sum_{i in +, j in -} w_i w_j phi(h_j - h_i) / (W_+ W_-), and d value / d h.
+    """The mean surrogate over all (positive, negative) pairs, and its gradient.
+
+    With W_P and W_N the total weights of the positives and of the negatives::
+
+        value    = sum_{i in +, j in -} w_i w_j phi(h_j - h_i) / (W_P W_N)
+        gradient = d value / d h
 
     scores, labels [B] or [B, L]; item_weights [B] or the scores' shape. value is [] or [L],
     gradient has the scores' shape, its column l being that of value_l; both float64.

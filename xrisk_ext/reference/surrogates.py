@@ -1,6 +1,6 @@
 """Surrogate losses phi(d) of a score difference d = item - anchor, and their slopes phi'(d).
 
-phi is large when the item outranks the anchor. With margin m and scale s:
+phi is large when the item outranks the anchor. With margin m and scale s::
 
     squared         (m + d)^2                                2 (m + d)
     squared_hinge   max(m + d, 0)^2                          2 max(m + d, 0)

@@ -1,0 +1,8 @@
+// Pair sums of doubles, direct: 16 kernels (8 surrogates, rows and columns).
+#include "cuda/direct_launch.h"
+
+namespace xrisk::cuda {
+
+XRISK_DIRECT_LAUNCHES(, false, double)
+
+}  // namespace xrisk::cuda

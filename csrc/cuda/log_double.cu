@@ -1,0 +1,8 @@
+// Log sums of doubles, direct: 16 kernels (8 surrogates, rows and columns).
+#include "cuda/direct_launch.h"
+
+namespace xrisk::cuda {
+
+XRISK_DIRECT_LAUNCHES(, true, double)
+
+}  // namespace xrisk::cuda

@@ -1,0 +1,185 @@
+// Schedules the fused step: compact -> rows -> observe -> state -> rule -> columns -> gradient.
+#include "cuda/score_step.h"
+
+#include <algorithm>
+
+#include "cuda/moving_average.h"
+#include "cuda/pairs.h"
+#include "cuda/score_step_kernels.h"
+#include "cuda/workspace.h"
+
+namespace xrisk::cuda {
+namespace {
+
+constexpr int kEntriesAThread = 8;
+constexpr int64_t kSortFromBatch = 65536;  // items; the positives are known to the device alone
+
+bool sorts(Surrogate surrogate) {
+  return surrogate != Surrogate::kLogistic && surrogate != Surrogate::kSigmoid &&
+         surrogate != Surrogate::kExponential;
+}
+
+// One call's parts: buffers, pair problems, and the memory that the parts share in turn.
+template <class T, class State>
+struct Step {
+  const ScoreStep<T, State>& call;
+  StepBuffers<T> buffers;
+  int64_t tiles;
+  bool two_classes, sorted;
+  PairRows<T> all_rows, own_rows;
+  PairColumns<T> all_columns, own_columns;
+  MovingAverage<State, double, double> update;
+  size_t shared_bytes;
+  void* shared;
+  size_t bytes;
+
+  Step(const ScoreStep<T, State>& call_, void* workspace) : call(call_) {
+    const int64_t cells = call.batch * call.labels;
+    constexpr int64_t kTile = kStepThreads * kEntriesAThread;
+    tiles = (call.batch + kTile - 1) / kTile;
+    two_classes = call.rule == Rule::kAveragePrecision;
+    sorted = sorts(call.surrogate) &&
+             (call.algorithm == Algorithm::kSort ||
+              (call.algorithm == Algorithm::kAuto && call.batch >= kSortFromBatch));
+    Carver carver(workspace);
+    buffers.tiles = carver.take<LabelTotals>(tiles * call.labels);
+    buffers.totals = carver.take<LabelTotals>(call.labels);
+    buffers.live = carver.take<int32_t>(call.labels);
+    buffers.positions = carver.take<int32_t>(cells);
+    buffers.ids = carver.take<int64_t>(call.state == nullptr ? 0 : cells);
+    for (T** array : {&buffers.items, &buffers.item_weights, &buffers.anchors,
+                      &buffers.anchor_weights, &buffers.columns, &buffers.own_columns}) {
+      *array = carver.take<T>(cells);
+    }
+    for (double** array : {&buffers.sums, &buffers.slopes, &buffers.own_sums, &buffers.own_slopes,
+                           &buffers.weights, &buffers.positive_weights}) {
+      *array = carver.take<double>(cells);
+    }
+    buffers.u = carver.take<double>(2 * cells);
+    buffers.stored = carver.take<double>(call.state == nullptr ? 0 : 2 * cells);
+    make_parts();
+    shared_bytes = std::max({rows_bytes(all_rows), rows_bytes(own_rows), columns_bytes(all_columns),
+                             columns_bytes(own_columns),
+                             call.state == nullptr ? 0 : moving_average_workspace_bytes(update)});
+    shared = carver.take<char>(static_cast<int64_t>(shared_bytes));
+    bytes = carver.used();
+  }
+
+  void make_parts() {
+    PairProblem<T> problem;
+    problem.surrogate = call.surrogate;
+    problem.margin = call.margin;
+    problem.scale = call.scale;
+    problem.segments = call.labels;
+    problem.anchors = {buffers.anchors, nullptr, call.batch, buffers.live};
+    problem.items = {buffers.items, buffers.item_weights, call.batch, nullptr};
+    PairProblem<T> own = problem;  // the positives as items
+    own.items = {buffers.anchors, buffers.anchor_weights, call.batch, buffers.live};
+    all_rows = {problem, buffers.sums, buffers.slopes, nullptr};
+    own_rows = {own, buffers.own_sums, buffers.own_slopes, nullptr};
+    all_columns = {problem, buffers.weights, nullptr, buffers.columns};
+    own_columns = {own, buffers.positive_weights, nullptr, buffers.own_columns};
+    update.state = call.state;
+    update.rows = call.rows;
+    update.columns = 2;
+    update.index = buffers.ids;
+    update.values = buffers.u;
+    update.entries = call.batch;
+    update.live = buffers.live;
+    update.segments = call.labels;
+    update.gamma = call.gamma;
+    update.write = call.write_state;
+    update.stored = buffers.stored;
+  }
+
+  size_t rows_bytes(const PairRows<T>& part) const {
+    return sorted ? sorted_rows_workspace_bytes(part.problem)
+                  : direct_rows_workspace_bytes(part.problem);
+  }
+  size_t columns_bytes(const PairColumns<T>& part) const {
+    return sorted ? sorted_columns_workspace_bytes(part.problem)
+                  : direct_columns_workspace_bytes(part.problem);
+  }
+  cudaError_t launch(const PairRows<T>& part, cudaStream_t stream) const {
+    return sorted ? launch_sorted_rows(part, shared, stream)
+                  : launch_direct_rows(part, shared, stream);
+  }
+  cudaError_t launch(const PairColumns<T>& part, cudaStream_t stream) const {
+    return sorted ? launch_sorted_columns(part, shared, stream)
+                  : launch_direct_columns(part, shared, stream);
+  }
+};
+
+#define XRISK_RETURN_IF_FAILED(expression)    \
+  do {                                        \
+    const cudaError_t status = (expression);  \
+    if (status != cudaSuccess) return status; \
+  } while (false)
+
+}  // namespace
+
+template <class T, class State>
+size_t score_step_workspace_bytes(const ScoreStep<T, State>& call) {
+  return Step<T, State>(call, nullptr).bytes;
+}
+
+template <class T, class State>
+cudaError_t launch_score_step(const ScoreStep<T, State>& call, void* workspace,
+                              size_t workspace_bytes, cudaStream_t stream) {
+  const Step<T, State> step(call, workspace);
+  if (call.labels > 65535 || step.bytes > workspace_bytes) return cudaErrorInvalidValue;
+  const StepBuffers<T>& buffers = step.buffers;
+  const int64_t batch = call.batch;
+  const unsigned labels = static_cast<unsigned>(call.labels);
+  const T share = call.mean_reduction ? T(1) / static_cast<T>(call.labels) : T(1);
+  if (labels > 0 && batch > 0) {
+    const StepAccess<T, State> access{call};
+    const dim3 tiles(static_cast<unsigned>(step.tiles), labels);
+    const dim3 entries(static_cast<unsigned>((batch + kStepThreads - 1) / kStepThreads), labels);
+    XRISK_LAUNCH((count_kernel<kStepThreads, kEntriesAThread, T, State>), tiles, kStepThreads, 0,
+                 stream, access, buffers.tiles);
+    XRISK_LAUNCH((scan_tiles_kernel<kStepThreads>), labels, kStepThreads, 0, stream, buffers.tiles,
+                 step.tiles, buffers.totals, buffers.live);
+    XRISK_LAUNCH((compact_kernel<kStepThreads, kEntriesAThread, T, State>), tiles, kStepThreads, 0,
+                 stream, access, buffers);
+    XRISK_RETURN_IF_FAILED(step.launch(step.all_rows, stream));
+    if (step.two_classes) XRISK_RETURN_IF_FAILED(step.launch(step.own_rows, stream));
+    XRISK_LAUNCH((observe_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch,
+                 step.two_classes);
+    const double* u = buffers.u;
+    if (call.state != nullptr) {
+      XRISK_RETURN_IF_FAILED(
+          launch_moving_average(step.update, step.shared, step.shared_bytes, stream));
+      u = buffers.stored;
+    }
+    XRISK_LAUNCH((rule_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch, call.rule, u);
+    XRISK_LAUNCH((value_kernel<kStepThreads, T>), labels, kStepThreads, 0, stream, buffers, batch,
+                 call.values);
+    if (call.gradient != nullptr) {
+      XRISK_RETURN_IF_FAILED(step.launch(step.all_columns, stream));
+      if (step.two_classes) XRISK_RETURN_IF_FAILED(step.launch(step.own_columns, stream));
+      XRISK_LAUNCH((item_gradient_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch,
+                   call.labels, share, call.gradient);
+      XRISK_LAUNCH((anchor_gradient_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch,
+                   call.labels, step.two_classes, share, call.gradient);
+    }
+  } else if (labels > 0) {
+    XRISK_RETURN_IF_FAILED(cudaMemsetAsync(call.values, 0, labels * sizeof(T), stream));
+  }
+  if (call.mean_value != nullptr) {
+    XRISK_LAUNCH((mean_value_kernel<T>), 1, 1, 0, stream, static_cast<const T*>(call.values),
+                 call.labels, call.mean_value);
+  }
+  return cudaGetLastError();
+}
+
+#define XRISK_INSTANTIATE(T, State)                                       \
+  template size_t score_step_workspace_bytes(const ScoreStep<T, State>&); \
+  template cudaError_t launch_score_step(const ScoreStep<T, State>&, void*, size_t, cudaStream_t);
+XRISK_INSTANTIATE(float, float)
+XRISK_INSTANTIATE(float, double)
+XRISK_INSTANTIATE(double, float)
+XRISK_INSTANTIATE(double, double)
+#undef XRISK_INSTANTIATE
+
+}  // namespace xrisk::cuda

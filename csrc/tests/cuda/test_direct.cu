@@ -1,0 +1,130 @@
+// The direct pair sums: every surrogate, rows and columns, plain and log sums, tiny tiles (so that
+// a few hundred scores take many blocks) and the default one.
+#include "cuda/direct_launch.h"
+#include "tests/cuda/device.h"
+#include "tests/cuda/pair_case.h"
+
+using namespace xrisk;
+using namespace xrisk::test;
+
+namespace {
+
+using TinyTile = cuda::DirectTile<32, 2, 16>;
+
+// 16 ulp of the sum of magnitudes: a tile's sum is sequential.
+template <class T>
+double tolerance() {
+  return sizeof(T) == 4 ? 4e-6 : 1e-14;
+}
+
+template <class Tile, class T>
+void check_sums(Case<T>& c) {
+  DeviceArray<double> sums_out(c.segments * c.channels * c.p), slopes_out(sums_out.size());
+  DeviceArray<T> columns_out(c.segments * c.m);
+  DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
+  DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), nullptr};
+  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
+                               columns_out.data()};
+  CHECK((cuda::direct_rows<Tile, false>(rows, rows_space.data(), nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, false>(columns, columns_space.data(), nullptr) == cudaSuccess));
+  const auto sums = sums_out.read(), slopes = slopes_out.read();
+  const auto out = columns_out.read();
+  for (int s = 0; s < c.segments; ++s) {
+    const Pairs& pairs = c.truth[s];
+    for (int k = 0; k < c.channels; ++k) {
+      for (size_t i = 0; i < pairs.anchors.size(); ++i) {
+        Sum sum, slope;
+        row_of(pairs, k, i, sum, slope);
+        const size_t at = (s * c.channels + k) * c.p + i;
+        CHECK(close(sums[at], sum.value, tolerance<T>(), sum.scale + 1e-30));
+        CHECK(close(slopes[at], slope.value, tolerance<T>(), slope.scale + 1e-30));
+      }
+    }
+    for (size_t j = 0; j < pairs.items.size(); ++j) {
+      const Sum sum = column_of(pairs, c.truth_anchor_weights[s], j);
+      CHECK(close(out[s * c.m + j], sum.value, tolerance<T>(), sum.scale + 1e-30));
+    }
+  }
+}
+
+template <class Tile, class T>
+void check_log_sums(Case<T>& c) {
+  c.problem.temperature = c.device_temperature.data();
+  DeviceArray<double> sums_out(c.p), slopes_out(c.p), masses(c.p);
+  DeviceArray<T> columns_out(c.m);
+  DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
+  DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), masses.data()};
+  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), masses.data(),
+                               columns_out.data()};
+  CHECK((cuda::direct_rows<Tile, true>(rows, rows_space.data(), nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, true>(columns, columns_space.data(), nullptr) == cudaSuccess));
+  const auto sums = sums_out.read(), slopes = slopes_out.read();
+  const auto out = columns_out.read();
+  const Pairs& pairs = c.truth[0];
+  const double rounding = sizeof(T) == 4 ? 4e-5 : 1e-12;  // exponents near 100
+  std::vector<double> gradient(c.m, 0.0), scale(c.m, 0.0);
+  for (int64_t i = 0; i < c.p; ++i) {
+    double peak = -INFINITY, mass = 0.0, slope_sum = 0.0;
+    std::vector<double> values(c.m), inner(c.m);
+    for (int64_t j = 0; j < c.m; ++j) {
+      phi_of(pairs, pairs.items[j] - pairs.anchors[i], values[j], inner[j]);
+      if (pairs.weights[0][j] > 0) peak = std::fmax(peak, values[j]);
+    }
+    for (int64_t j = 0; j < c.m; ++j) {
+      if (!(pairs.weights[0][j] > 0)) continue;
+      values[j] = pairs.weights[0][j] * std::exp((values[j] - peak) / c.temperature);
+      mass += values[j];
+      slope_sum += values[j] * inner[j] / c.temperature;
+    }
+    const bool empty = mass == 0.0;
+    const double log_sum = empty ? -INFINITY : peak / c.temperature + std::log(mass);
+    CHECK(empty ? sums[i] == -INFINITY
+                : close(sums[i], log_sum, rounding, 1.0 + std::fabs(peak) / c.temperature));
+    CHECK(close(slopes[i], empty ? 0.0 : slope_sum / mass, rounding, 20.0));
+    for (int64_t j = 0; j < c.m; ++j) {
+      if (!(pairs.weights[0][j] > 0)) continue;
+      const double term =
+          c.truth_anchor_weights[0][0][i] * values[j] / mass * inner[j] / c.temperature;
+      gradient[j] += term;
+      scale[j] += std::fabs(term);
+    }
+  }
+  for (int64_t j = 0; j < c.m; ++j) {
+    CHECK(close(out[j], gradient[j], rounding, 20.0 * scale[j] + 1e-6));
+  }
+  c.problem.temperature = nullptr;
+}
+
+template <class T>
+void run_all(std::mt19937_64& random) {
+  const int64_t sizes[][2] = {{1, 1}, {3, 70}, {130, 45}, {65, 16}, {5, 0}};
+  for (int kind = 0; kind < kSurrogateCount; ++kind) {
+    const Surrogate surrogate = static_cast<Surrogate>(kind);
+    for (const auto& size : sizes) {
+      Case<T> plain(random, surrogate, 1, 1, size[0], size[1], false, false);
+      check_sums<TinyTile>(plain);
+      Case<T> weighted(random, surrogate, 2, 2, size[0], size[1], true, false);
+      check_sums<TinyTile>(weighted);
+      check_sums<cuda::DefaultTile>(weighted);
+      if (surrogate == Surrogate::kZeroOne) continue;
+      for (const bool weights : {false, true}) {
+        Case<T> logs(random, surrogate, 1, 1, size[0], size[1], weights, true);
+        if (surrogate == Surrogate::kExponential) logs.set_scale(0.25);
+        check_log_sums<TinyTile>(logs);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  for_each_schedule([] {
+    std::mt19937_64 random(3);
+    run_all<float>(random);
+    run_all<double>(random);
+  });
+  return report();
+}
