@@ -76,7 +76,7 @@ test-wheel: wheel
 	$(BIN)/python .ci/test_wheel.py dist/*.whl
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m xrisk_ext bench
 
 # The site: docs/_build/html/index.html. Warnings are errors, so is a reference that leads nowhere.
 docs: $(STAMP_BUILD) $(STAMP_DOCS)

@@ -66,6 +66,11 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+def folder_of(path: Path) -> str:
+    """The folder of the package that a file of it is in, at whatever depth."""
+    return path.relative_to(PACKAGE).parts[0]
+
+
 def within(module: str, *packages: str) -> bool:
     return any(module == p or module.startswith(p + ".") for p in packages)
 
@@ -204,13 +209,30 @@ def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
 
 
 def test_the_package_itself_needs_torch_alone() -> None:
-    # the demo has requirements of its own, and nothing imports it
+    # the demo and the benchmarks have requirements of their own
     for path in python_files(PACKAGE):
-        if path.parent.name == "demo" or path.name == "__main__.py":
+        if folder_of(path) in ("demo", "bench") or path.name == "__main__.py":
             continue
         for module in imports(path):
             assert not within(module, "numpy", "scipy", "sklearn", "libauc", "matplotlib", "tqdm")
-            assert not within(module, "xrisk_ext.demo")
+            assert not within(module, "pytest", "pytorch_metric_learning"), f"{path}: {module}"
+
+
+def test_the_package_itself_imports_no_demo_benchmark_or_test_input() -> None:
+    allowed = {"demo": ("demo",), "bench": ("bench", "testing"), "testing": ("testing",)}
+    for path in python_files(PACKAGE):
+        if path.name == "__main__.py":
+            continue
+        for module in imports(path):
+            for aside in allowed.keys() - {*allowed.get(folder_of(path), ())}:
+                assert not within(module, f"xrisk_ext.{aside}"), f"{path} imports {module}"
+
+
+def test_the_cases_need_torch_alone() -> None:
+    allowed = ("torch", "math", "typing", "collections", "dataclasses", "__future__")
+    for path in python_files(PACKAGE / "testing"):
+        for module in imports(path):
+            assert within(module, *allowed, "xrisk_ext.testing"), f"{path} imports {module}"
 
 
 def test_the_extra_test_lists_what_the_tests_import() -> None:

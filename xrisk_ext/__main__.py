@@ -1,4 +1,4 @@
-"""``python -m xrisk_ext info | demo``."""
+"""``python -m xrisk_ext info | demo | bench``."""
 
 import argparse
 import platform
@@ -37,11 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser(
         "demo", help="train with our AP loss on real data (extra: demo)", add_help=False
     )
+    commands.add_parser(
+        "bench", help="race against LibAUC and PyTorch (extra: bench)", add_help=False
+    )
     known, rest = parser.parse_known_args(argv)
     if known.command == "demo":
         from xrisk_ext.demo import main as demo
 
         return demo(rest)
+    if known.command == "bench":
+        from xrisk_ext.bench.cli import main as bench
+
+        return bench(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return info()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 
-from benchmarks import truth
-from benchmarks.cases import AveragePrecisionInputs
-from benchmarks.peers import UnavailableError, peer
-from benchmarks.race import Contestant
+from xrisk_ext.bench import truth
+from xrisk_ext.bench.peers import PAIRS_HELD, UnavailableError, peer
+from xrisk_ext.bench.race import Contestant
+from xrisk_ext.testing.cases import AveragePrecisionInputs
 
 
-@peer("average_precision", "libauc")
+@peer("average_precision", "libauc", max_pairs=PAIRS_HELD)
 def average_precision(inputs: AveragePrecisionInputs) -> Contestant:
     try:
         with warnings.catch_warnings():
@@ -20,7 +20,7 @@ def average_precision(inputs: AveragePrecisionInputs) -> Contestant:
         raise UnavailableError(str(error)) from error
 
     scores, labels, index, num_samples, gamma, margin = inputs
-    loss_fn = APLoss(data_len=num_samples, gamma=gamma, margin=margin, device="cpu")
+    loss_fn = APLoss(data_len=num_samples, gamma=gamma, margin=margin, device=scores.device)
 
     def call() -> None:
         scores.grad = None

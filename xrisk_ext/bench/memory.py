@@ -21,14 +21,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATM = Path("/proc/self/statm")
 
 
-def peak_growth_mb(call: Callable[[], Any]) -> float:
-    """Run `call` once; return the rise of the resident set while it ran, in MB (2**20 bytes)."""
+def peak_growth_mb(call: Callable[[], Any], device: str = "cpu") -> float:
+    """Run `call` once; return the rise of the resident set while it ran, in MB (2**20 bytes).
+
+    On CUDA: of the memory that torch's allocator gave out.
+    """
     gc.collect()
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     _trim()
     if _reset_high_water():
         before = _status_kb("VmRSS")

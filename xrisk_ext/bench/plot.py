@@ -12,12 +12,18 @@ STYLE = {
     "eager": ("tuned eager, closed form", "tab:orange"),
     "eager_sorted": ("our sort in eager", "tab:olive"),
     "autograd_eager": ("eager, autograd", "tab:gray"),
+    "compiled_eager": ("torch.compile of the closed form", "tab:green"),
+    "compiled_autograd": ("torch.compile of autograd", "tab:brown"),
 }
 
 
 def draw_step_times(record: dict[str, Any], target: Path) -> bool:
     """Write the PNG; False where there is nothing to draw (or nothing to draw with)."""
-    races = [race for race in record["races"] if race["work"] == "average_precision"]
+    races = [
+        race
+        for race in record["races"]
+        if race["work"] == "average_precision" and race.get("scores", "normal") == "normal"
+    ]
     if not races:
         return False
     try:

@@ -17,10 +17,10 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks import truth
-from benchmarks.cases import MovingAverageInputs
-from benchmarks.peers import peer
-from benchmarks.race import Contestant
+from xrisk_ext.bench import truth
+from xrisk_ext.bench.peers import peer
+from xrisk_ext.bench.race import Contestant
+from xrisk_ext.testing.cases import MovingAverageInputs
 
 
 class EagerMovingAverage:
@@ -30,8 +30,8 @@ class EagerMovingAverage:
         self.state = state  # [N]
         self.gamma = gamma
         self.log = log
-        self._slot = torch.zeros(state.numel(), dtype=torch.int32)  # [N]
-        self._numbers = torch.arange(num_entries, dtype=torch.int32)
+        self._slot = torch.zeros(state.numel(), dtype=torch.int32, device=state.device)  # [N]
+        self._numbers = torch.arange(num_entries, dtype=torch.int32, device=state.device)
         self._winner = torch.empty_like(self._numbers)
         self._old = state.new_empty(num_entries)
         self._other = state.new_empty(num_entries)

@@ -9,6 +9,7 @@ What keeps it fair:
 - a lap repeats the call until it lasts MIN_LAP_S (or is one call), so that the clock and a single
   interrupt do not decide it; garbage is collected between laps, never inside one;
 - everything that happens once (imports, compilation, lazy set-up) falls into the warm-up;
+- on a GPU a lap ends when the queue is empty;
 - reported are medians and quartiles, of the times and of the per-round ratios.
 """
 
@@ -22,8 +23,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.machine import ForeignLoad
-from benchmarks.memory import peak_growth_mb
+import torch
+
+from xrisk_ext.bench import launches
+from xrisk_ext.bench.machine import ForeignLoad
+from xrisk_ext.bench.memory import peak_growth_mb
 
 MIN_LAP_S = 2e-3
 REWARM_BELOW_S = 0.05  # a longer call re-warms the caches by itself
@@ -37,6 +41,11 @@ class Contestant:
     call: Callable[[], Any]
     reset: Callable[[], Any] = lambda: None
     error: Callable[[], float] | None = None  # of the last call, after a reset, against float64
+    device: str = "cpu"  # "cuda" where its calls only queue work: laps then wait for it
+
+    def wait(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
 
 
 @dataclass
@@ -61,11 +70,13 @@ class _Lane:
     error: float | None = None
     memory_mb: float = 0.0
     first_call_mb: float = 0.0
+    launches: dict[str, int] | None = None
 
     def run(self) -> None:
         call = self.contestant.call
         for _ in range(self.repeats):
             call()
+        self.contestant.wait()
 
 
 class Race:
@@ -123,6 +134,7 @@ class Race:
                 "error": lane.error,
                 "memory_mb": lane.memory_mb,
                 "first_call_mb": lane.first_call_mb,
+                **({"launches": lane.launches} if lane.launches else {}),
                 "calls_a_lap": lane.repeats,
                 "laps_ms": [round(lap * 1e3, 6) for lap in lane.laps],
             }
@@ -152,14 +164,17 @@ def _warm_up(lane: _Lane) -> None:
     """Error and memory of the first calls, then the call's time and the calls a lap needs."""
     contestant = lane.contestant
     contestant.reset()
-    lane.first_call_mb = peak_growth_mb(contestant.call)
+    lane.first_call_mb = peak_growth_mb(contestant.call, contestant.device)
     if contestant.error is not None:
         lane.error = contestant.error()
-    lane.memory_mb = peak_growth_mb(contestant.call)
+    lane.memory_mb = peak_growth_mb(contestant.call, contestant.device)
+    if contestant.device != "cpu":
+        lane.launches = launches.count(contestant.call)
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 0.1 and len(times) < 500):
         start = time.perf_counter()
         contestant.call()
+        contestant.wait()
         times.append(time.perf_counter() - start)
         if times[0] > 0.2:
             break
@@ -171,6 +186,7 @@ def _get_ready(lane: _Lane) -> None:
     lane.contestant.reset()
     if lane.call_s < REWARM_BELOW_S:
         lane.contestant.call()
+    lane.contestant.wait()
     gc.collect()
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks import truth
-from benchmarks.cases import AveragePrecisionInputs
-from benchmarks.peers import peer
-from benchmarks.race import Contestant
+from xrisk_ext.bench import truth
+from xrisk_ext.bench.peers import PAIRS_HELD, peer
+from xrisk_ext.bench.race import Contestant
+from xrisk_ext.testing.cases import AveragePrecisionInputs
 
 WHOLE_BELOW = 1 << 18  # pairs; beyond, slices of SLICE pairs in a buffer that is kept
 SLICE = 1 << 20
@@ -31,11 +31,13 @@ class ClosedForm:
     Ids are taken to be distinct within a batch (ours need not assume it).
     """
 
-    def __init__(self, num_samples: int, gamma: float, margin: float) -> None:
-        self.state = torch.full((num_samples, 2), torch.nan)
+    def __init__(
+        self, num_samples: int, gamma: float, margin: float, device: torch.device | str = "cpu"
+    ) -> None:
+        self.state = torch.full((num_samples, 2), torch.nan, device=device)
         self.gamma = gamma
         self.margin = margin
-        self._buffer = torch.empty(0)
+        self._buffer = torch.empty(0, device=device)
 
     def step(self, scores: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -175,8 +177,9 @@ def _exclusive_cumsum(x: Tensor) -> Tensor:
     return out
 
 
-def _closed_form(inputs: AveragePrecisionInputs, name: str, solver: ClosedForm) -> Contestant:
-    scores, labels, index = inputs.scores, inputs.labels, inputs.ids
+def _closed_form(inputs: AveragePrecisionInputs, name: str, method: type[ClosedForm]) -> Contestant:
+    scores, labels, index, num_samples, gamma, margin = inputs
+    solver = method(num_samples, gamma, margin, scores.device)
 
     def call() -> None:
         scores.grad = solver.step(scores, labels, index)[1]
@@ -189,32 +192,26 @@ def _closed_form(inputs: AveragePrecisionInputs, name: str, solver: ClosedForm) 
     )
 
 
-@peer("average_precision", "eager")
+@peer("average_precision", "eager", max_pairs=PAIRS_HELD)
 def closed_form(inputs: AveragePrecisionInputs) -> Contestant:
-    return _closed_form(
-        inputs, "eager", ClosedForm(inputs.num_samples, inputs.gamma, inputs.margin)
-    )
+    return _closed_form(inputs, "eager", ClosedForm)
 
 
-@peer("average_precision", "eager_dense")
+@peer("average_precision", "eager_dense", max_pairs=PAIRS_HELD)
 def closed_form_dense(inputs: AveragePrecisionInputs) -> Contestant:
-    return _closed_form(
-        inputs, "eager_dense", Dense(inputs.num_samples, inputs.gamma, inputs.margin)
-    )
+    return _closed_form(inputs, "eager_dense", Dense)
 
 
 @peer("average_precision", "eager_sorted")
 def closed_form_sorted(inputs: AveragePrecisionInputs) -> Contestant:
-    return _closed_form(
-        inputs, "eager_sorted", Sorted(inputs.num_samples, inputs.gamma, inputs.margin)
-    )
+    return _closed_form(inputs, "eager_sorted", Sorted)
 
 
-@peer("average_precision", "autograd_eager")
+@peer("average_precision", "autograd_eager", max_pairs=PAIRS_HELD)
 def autograd(inputs: AveragePrecisionInputs) -> Contestant:
     """The straight way: the dynamic loss written down, its gradient left to autograd."""
     scores, labels, index, num_samples, gamma, margin = inputs
-    state = torch.full((num_samples, 2), torch.nan)
+    state = torch.full((num_samples, 2), torch.nan, device=scores.device)
 
     def call() -> None:
         scores.grad = None

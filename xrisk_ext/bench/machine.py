@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 THREADS = 2
-PACKAGES = ("torch", "libauc", "numpy", "pytest-benchmark")
+PACKAGES = ("torch", "libauc", "pytorch-metric-learning", "numpy", "pytest-benchmark")
 
 
 def describe() -> dict[str, Any]:
@@ -22,12 +22,18 @@ def describe() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
         "xrisk_ext": _build_info(),
         "system": platform.platform(),
-        "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "load": load(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
     }
+
+
+def load() -> list[float] | None:
+    """Processes that wanted to run, over 1, 5 and 15 minutes."""
+    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 class ForeignLoad:

@@ -1,4 +1,4 @@
-"""The peers compute what they claim, the harness sees what it claims: no clock in here."""
+"""The benchmarks' peers compute what they claim, the harness sees what it claims: no clock here."""
 
 from __future__ import annotations
 
@@ -6,16 +6,44 @@ import os
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks import cases, truth
-from benchmarks.memory import peak_growth_mb
-from benchmarks.peers.eager import ClosedForm, Dense, Sorted
-from benchmarks.peers.eager_moving_average import EagerMovingAverage
-from benchmarks.race import Budget, Contestant, Race
 from xrisk_ext import reference
+from xrisk_ext.bench import truth
+from xrisk_ext.bench.memory import peak_growth_mb
+from xrisk_ext.bench.peers import compiled
+from xrisk_ext.bench.peers.eager import ClosedForm, Dense, Sorted
+from xrisk_ext.bench.peers.eager_moving_average import EagerMovingAverage
+from xrisk_ext.bench.race import Budget, Contestant, Race
+from xrisk_ext.testing import cases
 
 
-@pytest.mark.parametrize("solver", [ClosedForm, Dense, Sorted])
+class Compiled(ClosedForm):
+    """The formulas that are handed to torch.compile, not compiled."""
+
+    def step(self, scores: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        positive, ids = compiled._positives(labels, index)
+        return compiled._closed_form(
+            scores, labels, positive, ids, self.state, self.gamma, self.margin
+        )
+
+
+class CompiledAutograd(Compiled):
+    def step(self, scores: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.state.clone()
+        positive, ids = compiled._positives(labels, index)
+        scores = scores.detach().requires_grad_()
+        compiled._dynamic_loss(
+            scores, labels, positive, ids, self.state, self.gamma, self.margin
+        ).backward()
+        other = ClosedForm(len(self.state), self.gamma, self.margin)
+        other.state = before
+        value, _ = other.step(scores, labels, index)  # its own value is the dynamic loss
+        assert scores.grad is not None
+        return value, scores.grad
+
+
+@pytest.mark.parametrize("solver", [ClosedForm, Dense, Sorted, Compiled, CompiledAutograd])
 @pytest.mark.parametrize(("batch", "positives"), [(2, 1), (64, 6), (3000, 250)])
 def test_eager_average_precision(solver: type[ClosedForm], batch: int, positives: int) -> None:
     """Three steps with ids that come back, against the reference; 3000 takes the sliced path."""

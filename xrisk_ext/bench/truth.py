@@ -1,20 +1,25 @@
 """Float64 errors of what a contestant produced, against `xrisk_ext.reference`.
 
 The reference is dense and obvious; where it would take minutes or tens of gigabytes, a faster
-float64 statement of the same formula stands in, which test_peers.py holds to the reference.
+float64 statement of the same formula stands in, which the tests hold to the reference.
 An error is max |x - truth| / max |truth|; of log-domain states it is max |x - truth|.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import AveragePrecisionInputs, MovingAverageInputs, PairwiseSumsInputs
 from xrisk_ext import reference
+from xrisk_ext.testing.cases import (
+    AveragePrecisionInputs,
+    MovingAverageInputs,
+    PairwiseSumsInputs,
+    RetrievalInputs,
+)
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
@@ -26,7 +31,7 @@ def relative_error(found: Tensor | None, truth: Tensor) -> float:
     """max |found - truth| / max |truth|; NaN where there is nothing or a NaN."""
     if found is None:
         return float("nan")
-    gap = (found.detach().double() - truth).abs().max()
+    gap = (found.detach().cpu().double() - truth).abs().max()
     return float(gap / truth.abs().max().clamp(min=1e-300))
 
 
@@ -34,7 +39,8 @@ def average_precision_error(
     inputs: AveragePrecisionInputs, gradient: Tensor | None, start: float = float("nan")
 ) -> float:
     """Of the gradient of one step that began with every state row at `start`."""
-    scores, labels = inputs.scores.detach(), inputs.labels
+    inputs = on_cpu(inputs)
+    scores, labels = inputs.scores, inputs.labels
     key = (_content(scores, labels), repr(start))
     truth = _once("average_precision", key, lambda: _average_precision(inputs, start))
     return relative_error(gradient, truth)
@@ -84,6 +90,7 @@ def _sums_above(items: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
 
 def moving_average_error(inputs: MovingAverageInputs, out: Tensor, state: Tensor) -> float:
     """Of what came back and of the whole state after one update."""
+    inputs, out, state = on_cpu(inputs), out.cpu(), state.cpu()
     key = (_content(inputs.ids, inputs.values), len(inputs.start), inputs.log)
     true_out, true_state = _once("moving_average", key, lambda: _moving_average(inputs))
     if not torch.equal(state.isfinite(), true_state.isfinite()):
@@ -125,16 +132,17 @@ def grouped_moving_average_(
 
 
 def pairwise_sums_error(
-    inputs: PairwiseSumsInputs, surrogate: str, sums: Tensor, anchors: Tensor, items: Tensor
+    inputs: PairwiseSumsInputs, sums: Tensor, anchors: Tensor, items: Tensor
 ) -> float:
     """The largest error among the sums and the two gradients."""
-    key = (_content(inputs.anchors, inputs.items), surrogate)
-    truth = _once("pairwise_sums", key, lambda: _pairwise_sums(inputs, surrogate))
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.anchors, inputs.items), inputs.surrogate)
+    truth = _once("pairwise_sums", key, lambda: _pairwise_sums(inputs))
     found = [sums] if anchors.grad is None else [sums, anchors.grad, items.grad]
     return max(relative_error(x, y) for x, y in zip(found, truth, strict=False))
 
 
-def _pairwise_sums(inputs: PairwiseSumsInputs, surrogate: str) -> tuple[Tensor, Tensor, Tensor]:
+def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
     anchors = inputs.anchors.double().requires_grad_()
     items = inputs.items.double().requires_grad_()
     rows = max(1, DENSE_PAIRS // 4 // len(items))  # a slice at a time: the items' gradient adds up
@@ -143,7 +151,7 @@ def _pairwise_sums(inputs: PairwiseSumsInputs, surrogate: str) -> tuple[Tensor, 
         part = reference.pairwise_sums(
             anchors[first : first + rows],
             items,
-            surrogate=surrogate,
+            surrogate=inputs.surrogate,
             margin=inputs.margin,
             scale=inputs.scale,
         )
@@ -153,6 +161,38 @@ def _pairwise_sums(inputs: PairwiseSumsInputs, surrogate: str) -> tuple[Tensor, 
     zero = torch.zeros(())
     grads = [zero if x.grad is None else x.grad for x in (anchors, items)]
     return torch.cat(parts), grads[0], grads[1]
+
+
+def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
+    """Of the embeddings' gradient."""
+    inputs = on_cpu(inputs)
+    key = _content(inputs.embeddings)
+    truth = _once("retrieval", key, lambda: _retrieval(inputs, margin))
+    return relative_error(gradient, truth)
+
+
+def _retrieval(inputs: RetrievalInputs, margin: float) -> Tensor:
+    """One query at a time, the query itself taken out of its items."""
+    embeddings = inputs.embeddings.double().requires_grad_()
+    unit = torch.nn.functional.normalize(embeddings)
+    similarities = unit @ unit.t()
+    slopes = torch.zeros_like(similarities)
+    for query, own in enumerate(inputs.classes):
+        others = torch.arange(len(unit)) != query
+        labels = (inputs.classes == own)[others]
+        scores = similarities.detach()[query, others]
+        slopes[query, others] = reference.average_precision(scores, labels, margin=margin)[1]
+    similarities.backward(slopes / len(unit))
+    assert embeddings.grad is not None
+    return embeddings.grad
+
+
+Inputs = TypeVar("Inputs", bound=NamedTuple)
+
+
+def on_cpu(inputs: Inputs) -> Inputs:
+    """The same inputs, their tensors on the CPU and without gradient."""
+    return inputs._make(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
 
 
 def _content(*tensors: Tensor) -> tuple[int, ...]:
