@@ -97,8 +97,10 @@ def test_a_file_includes_its_own_layer_and_those_below(path: Path) -> None:
         else:
             assert layer not in ("core", "cpu") or not what.startswith("cuda"), f"{path}: {what}"
             # CUDA's headers come through platform.h, cub's through wrappers with a host branch
-            assert layer != "cuda" or what in CUDA_HEADERS.get(path.name, ()) or not re.match(
-                r"(cuda|cub/|cooperative_groups|mma)", what
+            assert (
+                layer != "cuda"
+                or what in CUDA_HEADERS.get(path.name, ())
+                or not re.match(r"(cuda|cub/|cooperative_groups|mma)", what)
             ), f"{path}: {what}"
 
 
