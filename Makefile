@@ -14,7 +14,7 @@ STAMP_DEMO := $(VENV)/.demo
 STAMP_DEV := $(VENV)/.dev
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: demo test test-cpp test-python bench lint format clean wheel
+.PHONY: demo test test-cpp test-python test-long bench lint format clean wheel
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
@@ -34,6 +34,10 @@ test-cpp: $(STAMP_DEV)
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m pytest -q
+
+# The fuzz tests again, on other examples every time: about a quarter of an hour.
+test-long: $(STAMP_BUILD) $(STAMP_DEV)
+	XRISK_HYPOTHESIS=long $(BIN)/python -m pytest -q python_tests/fuzz
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m benchmarks.report
