@@ -52,6 +52,8 @@ def draw_pairs(data: st.DataObject, name: str, temperature: float | None = None)
     # a sum of exponentials may reach inf by definition, and a log sum's shares become a matter of
     # rounding where exponents are large
     kinds = TAME_KINDS if name == "exponential" or temperature is not None else KINDS
+    if data.draw(st.booleans(), label="on the grid"):  # exact differences: kinks are hit
+        kinds, margin, scale = ("grid",), 0.5, 1.5
     p, m = shapes(data)
     anchors, items = vector(data, p, "anchors", kinds), vector(data, m, "items", kinds)
     weights = draw_weights(data, items, signed=temperature is None)
