@@ -18,7 +18,7 @@ from xrisk_ext import _C
 settings.register_profile("fast", derandomize=True, max_examples=50, deadline=None)
 settings.register_profile(
     "long",
-    max_examples=int(os.environ.get("XRISK_EXAMPLES", "2000")),
+    max_examples=int(os.environ.get("XRISK_EXAMPLES", "1200")),
     deadline=None,
     print_blob=True,  # how to repeat what it found
 )
