@@ -69,7 +69,8 @@ std::vector<T> make_scores(std::mt19937_64& random, Scores kind, int64_t count, 
   const bool far = kind == Scores::kNear30;
   std::vector<T> x = normal<T>(random, count, far ? 30 : 0, far ? 0.05 : 1);
   for (size_t k = 0; k < x.size(); ++k) {
-    if (kind == Scores::kGrid) x[k] = std::round(x[k] * 4) / 4;  // with -0 and 0
+    if (kind == Scores::kGrid) x[k] = std::round(x[k] * 4) / 4;
+    if (kind == Scores::kGrid && k % 9 == 4) x[k] = k % 2 == 0 ? T(0) : -T(0);
     if (kind == Scores::kEqual) x[k] = T(1.25);
     if (kind == Scores::kUlps) {
       const T ulp = 16 * std::numeric_limits<T>::epsilon();
