@@ -15,29 +15,68 @@ STAMP_DEV := $(VENV)/.dev
 STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: demo test test-cpp test-python bench docs lint format clean wheel
+.PHONY: setup build demo test test-cpp test-simt test-python test-sanitize test-threads \
+  test-valgrind test-wheel bench docs lint format clean wheel
+
+setup: $(STAMP_DEV)
+
+build: $(STAMP_BUILD)
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
 
 test: test-cpp test-python
 
-# Kernels and their C++ tests, without torch; then core/ as CUDA code where nvcc is there.
+# Kernels and their C++ tests, without torch; then the CUDA kernels, run on the host and, where nvcc
+# is there, compiled.
 test-cpp: $(STAMP_DEV)
 	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	ctest --preset default
+	$(MAKE) test-simt
 	@if command -v nvcc > /dev/null; then \
 	  cmake --preset nvcc && cmake --build --preset nvcc; \
 	else \
-	  echo "nvcc not found: csrc/core was NOT compiled as CUDA code"; \
+	  echo "nvcc not found: csrc/core and csrc/cuda were NOT compiled with nvcc"; \
 	fi
 
+# The CUDA kernels on the host: under every schedule, then with sanitizers, then with the race detector.
+# Needs the headers of the CUDA toolkit; without them it skips, or fails if XRISK_REQUIRE_SIMT=1.
+test-simt: $(STAMP_DEV)
+	@set -e; for preset in simt simt-asan simt-race; do \
+	  cmake --preset $$preset $(if $(CI),-DXRISK_WERROR=ON) > /dev/null; \
+	  cmake --build --preset $$preset; \
+	  ctest --preset $$preset; \
+	done
+
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
+	.ci/cuda_layer
 	$(BIN)/python -m pytest -q
 
+# AddressSanitizer and UBSan: the C++ tests, then the extension under the Python tests.
+test-sanitize: $(STAMP_DEV)
+	cmake --preset sanitize
+	cmake --build --preset sanitize
+	ctest --preset sanitize
+	.ci/sanitize
+
+# ThreadSanitizer on the parallel paths, on std::thread, which it understands (OpenMP it does not).
+test-threads: $(STAMP_DEV)
+	cmake --preset tsan
+	cmake --build --preset tsan --target test_threads
+	ctest --preset tsan -R threads
+
+test-valgrind: $(STAMP_DEV)
+	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
+	cmake --build --preset default
+	.ci/valgrind
+
+# The wheel in a clean environment, and the errors promised to whoever installs.
+test-wheel: wheel
+	$(BIN)/python .ci/test_wheel.py dist/*.whl
+
 bench: $(STAMP_BUILD) $(STAMP_DEV)
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m xrisk_ext bench
 
 # The site: docs/_build/html/index.html. Warnings are errors, so is a reference that leads nowhere.
 docs: $(STAMP_BUILD) $(STAMP_DOCS)
@@ -54,8 +93,10 @@ format: $(STAMP_DEV)
 	$(BIN)/ruff format .
 	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' | xargs $(BIN)/clang-format -i
 
+# What another version left in build/lib would be packed, too.
 wheel: $(STAMP_BUILD)
-	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
+	rm -rf dist build/lib.* build/bdist.*
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
 
 clean:
 	rm -rf build dist docs/_build *.egg-info xrisk_ext/*.so xrisk_ext/_build_config.json $(STAMP_BUILD)

@@ -2,7 +2,7 @@
 
 Environment:
   XRISK_CUDA=auto|0|1   whether to build the CUDA kernels (auto: if torch has CUDA)
-  XRISK_SANITIZE=1      AddressSanitizer and UBSan (run Python with libasan preloaded)
+  XRISK_SANITIZE=1      AddressSanitizer and UBSan (`make test-sanitize` runs Python with it)
   MAX_JOBS              compile jobs; the default leaves 2 GB of memory to each
 """
 
@@ -15,10 +15,12 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
+SANITIZE = os.environ.get("XRISK_SANITIZE") == "1"
 
 try:
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils import cpp_extension
+    from torch.utils.cpp_extension import BuildExtension
 except ImportError:
     sys.exit(
         "xrisk_ext: torch was not found. Its extension must be compiled against the torch that "
@@ -31,9 +33,16 @@ def read_version() -> str:
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
-def read_sources() -> list[str]:
+def read_sources(cuda: bool) -> list[str]:
+    """What is compiled into _C; no tests."""
+    kinds = {"kernels", "torch"} | ({"cuda", "torch_cuda"} if cuda else set())
     lines = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
-    return [line.split()[1] for line in lines if line and not line.startswith("#")]
+    listed = [line.split() for line in lines if line and not line.startswith("#")]
+    return [path for kind, path in listed if kind in kinds]
+
+
+def read_headers() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h"))
 
 
 def wants_cuda() -> bool:
@@ -43,12 +52,29 @@ def wants_cuda() -> bool:
         sys.exit(f"xrisk_ext: expected XRISK_CUDA to be auto, 0 or 1, got {switch!r}")
     if switch == "0" or (switch == "auto" and torch.version.cuda is None):
         return False
-    # The CUDA kernels are not written yet. Never build a CPU-only package in silence for a CUDA
-    # torch: whoever wants that says so.
-    sys.exit(
-        "xrisk_ext: this version has no CUDA kernels yet; set XRISK_CUDA=0 for the CPU build "
-        f"(torch {torch.__version__} has CUDA {torch.version.cuda}, XRISK_CUDA={switch})"
-    )
+    # Never a CPU-only package in silence for a CUDA torch: whoever wants that says so.
+    if torch.version.cuda is None:
+        sys.exit(
+            f"xrisk_ext: XRISK_CUDA=1, but torch {torch.__version__} was built without CUDA; install "
+            "a torch with CUDA, or set XRISK_CUDA=0 for the CPU build"
+        )
+    home = cpp_extension.CUDA_HOME
+    if home is None or not (Path(home) / "bin" / "nvcc").exists():
+        sys.exit(
+            f"xrisk_ext: torch {torch.__version__} has CUDA {torch.version.cuda}, but nvcc was not "
+            "found (CUDA_HOME, PATH); install the toolkit, or set XRISK_CUDA=0 for the CPU build"
+        )
+    return True
+
+
+def choose_architectures() -> str:
+    """TORCH_CUDA_ARCH_LIST, else those of the visible GPUs, else sm_90 and PTX."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if not listed:
+        found = {torch.cuda.get_device_capability(k) for k in range(torch.cuda.device_count())}
+        listed = ";".join(f"{major}.{minor}" for major, minor in sorted(found)) or "9.0+PTX"
+        os.environ["TORCH_CUDA_ARCH_LIST"] = listed
+    return listed.replace(" ", ";")
 
 
 def default_jobs() -> int:
@@ -59,35 +85,52 @@ def default_jobs() -> int:
 class Build(BuildExtension):
     """Also notes which torch the extension was built for, to be compared at import."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # An editable build would forget its objects. Kept, a wheel need not compile them again:
+        # ninja compares commands, sources and headers.
+        self.build_temp = str(ROOT / "build" / ("sanitize" if SANITIZE else "objects"))
+
     def run(self) -> None:
         super().run()
         folder = Path(self.get_ext_fullpath("xrisk_ext._C")).parent
-        config = {"torch": torch.__version__, "cuda": wants_cuda()}
+        config = {"torch": torch.__version__, "cuda": cuda}
         (folder / "_build_config.json").write_text(json.dumps(config) + "\n")
 
 
 os.environ.setdefault("MAX_JOBS", str(default_jobs()))
-wants_cuda()
+cuda = wants_cuda()
 version = read_version()
+macros = [("XRISK_VERSION", f'"{version}"')]
 flags = ["-O3", "-g0", "-Wall", "-Wno-psabi", "-fvisibility=hidden"]
 link_flags: list[str] = []
 # Without it at::parallel_for, a template in torch's headers, silently runs on one thread.
 if torch.backends.openmp.is_available() and sys.platform == "linux":
     flags.append("-fopenmp")
     link_flags.append("-fopenmp")
-if os.environ.get("XRISK_SANITIZE") == "1":
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    flags += [*sanitize, "-g", "-O1", "-fno-omit-frame-pointer"]
-    link_flags += sanitize
+if SANITIZE:  # as in CMakeLists.txt
+    checks = "address,undefined,float-cast-overflow"
+    flags += [f"-fsanitize={checks}", f"-fno-sanitize-recover={checks}"]
+    flags += ["-g1", "-O1", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"]
+    link_flags.append(f"-fsanitize={checks}")
+
+compile_args = {"cxx": flags}
+if cuda:
+    macros.append(("XRISK_CUDA_ARCHS", f'"{choose_architectures()}"'))
+    compile_args["nvcc"] = ["-O3", "-Xcompiler", "-fvisibility=hidden"]
+    extension = cpp_extension.CUDAExtension
+else:
+    extension = cpp_extension.CppExtension
 
 setup(
     ext_modules=[
-        CppExtension(
+        extension(
             "xrisk_ext._C",
-            sources=read_sources(),
+            sources=read_sources(cuda),
+            depends=read_headers(),  # or a build folder that is kept would miss their changes
             include_dirs=[str(ROOT / "csrc")],
-            define_macros=[("XRISK_VERSION", f'"{version}"')],
-            extra_compile_args=flags,
+            define_macros=macros,
+            extra_compile_args=compile_args,
             extra_link_args=link_flags,
         )
     ],

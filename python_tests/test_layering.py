@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ LAYERS = {
 }
 # the one door from kernels to the shim that runs them on the host
 MAY_ALSO_INCLUDE = {"cuda/platform.h": {"simt"}}
+HOST_INTERFACES = ("moving_average.h", "pairs.h", "score_step.h", "surrogate_values.h")
+CUDA_HEADERS = {name: ("cuda_runtime_api.h",) for name in HOST_INTERFACES} | {
+    "platform.h": ("cuda_runtime.h",),
+    "device_sort.cu": ("cub/device/device_radix_sort.cuh",),
+}
 TORCH_HEADERS = re.compile(r"(ATen|torch|c10|caffe2|pybind11)/|Python\.h")
 LONGEST = 450
 MOST_TORCH_UNITS = 5
@@ -60,6 +66,11 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+def folder_of(path: Path) -> str:
+    """The folder of the package that a file of it is in, at whatever depth."""
+    return path.relative_to(PACKAGE).parts[0]
+
+
 def within(module: str, *packages: str) -> bool:
     return any(module == p or module.startswith(p + ".") for p in packages)
 
@@ -85,6 +96,10 @@ def test_a_file_includes_its_own_layer_and_those_below(path: Path) -> None:
             assert layer == "torch", f"{path} includes {what}: only csrc/torch may"
         else:
             assert layer not in ("core", "cpu") or not what.startswith("cuda"), f"{path}: {what}"
+            # CUDA's headers come through platform.h, cub's through wrappers with a host branch
+            assert layer != "cuda" or what in CUDA_HEADERS.get(path.name, ()) or not re.match(
+                r"(cuda|cub/|cooperative_groups|mma)", what
+            ), f"{path}: {what}"
 
 
 def test_kernels_start_no_threads() -> None:
@@ -93,29 +108,34 @@ def test_kernels_start_no_threads() -> None:
         r"<(thread|future|omp\.h|mutex|condition_variable)>|#\s*pragma\s+omp|pthread"
     )
     for path in cpp_files():
-        if path.relative_to(CSRC).parts[0] in ("core", "cpu"):
+        if path.relative_to(CSRC).parts[0] in ("core", "cpu", "cuda", "simt"):
             assert not banned.search(path.read_text()), path
 
 
 def test_every_source_is_listed_once_and_exists() -> None:
     listed = [path for _, path in listed_sources()]
     assert len(listed) == len(set(listed))
-    built = (p for p in cpp_files() if p.suffix == ".cpp" and p.parent != CSRC / "tests")
+    # simt/ and the tests of one build alone are listed by their own CMakeLists.txt
+    apart = (CSRC / "simt", CSRC / "tests", CSRC / "tests" / "simt")
+    built = (p for p in cpp_files() if p.suffix in (".cpp", ".cu") and p.parent not in apart)
     assert sorted(listed) == sorted(str(p.relative_to(ROOT)) for p in built)
 
 
 def test_the_kind_of_a_source_is_its_folder_and_few_include_torch() -> None:
     sources = listed_sources()
+    folders = {"kernels": "cpu", "cuda": "cuda", "cuda_test": "tests/cuda"}
+    folders |= {"torch": "torch", "torch_cuda": "torch"}
     for kind, path in sources:
-        assert kind == ("torch" if path.startswith("csrc/torch/") else "kernels"), path
-    units = [path for kind, path in sources if kind == "torch"]
+        assert (ROOT / path).parent == CSRC / folders[kind], path
+    units = [path for kind, path in sources if kind.startswith("torch")]
     assert 0 < len(units) <= MOST_TORCH_UNITS, "torch's headers cost 20 s a unit"
 
 
 def test_builds_read_the_list() -> None:
-    for build in (ROOT / "setup.py", ROOT / "CMakeLists.txt"):
+    tops = (ROOT / "setup.py", ROOT / "CMakeLists.txt")
+    for build in (*tops, *sorted(CSRC.rglob("CMakeLists.txt"))):
         text = build.read_text()
-        assert "sources.txt" in text
+        assert build not in tops or "sources.txt" in text
         assert not re.search(r"csrc/(cpu|cuda|torch)/\w+\.(cpp|cu)\b", text), build
 
 
@@ -125,6 +145,7 @@ def test_no_fast_math_and_no_target_flags() -> None:
         r"|-Ofast|-march=|-mtune=|-mavx|-use_fast_math|--use_fast_math|-ftz=true"
     )
     builds = [ROOT / n for n in ("setup.py", "CMakeLists.txt", "CMakePresets.json", "Makefile")]
+    builds += CSRC.rglob("CMakeLists.txt")
     for path in (*builds, *cpp_files()):
         found = banned.search(path.read_text())
         assert not found, f"{path}: {found.group() if found else ''}"
@@ -188,13 +209,46 @@ def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
 
 
 def test_the_package_itself_needs_torch_alone() -> None:
-    # the demo has requirements of its own, and nothing imports it
+    # the demo and the benchmarks have requirements of their own
     for path in python_files(PACKAGE):
-        if path.parent.name == "demo" or path.name == "__main__.py":
+        if folder_of(path) in ("demo", "bench") or path.name == "__main__.py":
             continue
         for module in imports(path):
             assert not within(module, "numpy", "scipy", "sklearn", "libauc", "matplotlib", "tqdm")
-            assert not within(module, "xrisk_ext.demo")
+            assert not within(module, "pytest", "pytorch_metric_learning"), f"{path}: {module}"
+
+
+def test_the_package_itself_imports_no_demo_benchmark_or_test_input() -> None:
+    allowed = {"demo": ("demo",), "bench": ("bench", "testing"), "testing": ("testing",)}
+    for path in python_files(PACKAGE):
+        if path.name == "__main__.py":
+            continue
+        for module in imports(path):
+            for aside in allowed.keys() - {*allowed.get(folder_of(path), ())}:
+                assert not within(module, f"xrisk_ext.{aside}"), f"{path} imports {module}"
+
+
+def test_the_cases_need_torch_alone() -> None:
+    allowed = ("torch", "math", "typing", "collections", "dataclasses", "__future__")
+    for path in python_files(PACKAGE / "testing"):
+        for module in imports(path):
+            assert within(module, *allowed, "xrisk_ext.testing"), f"{path} imports {module}"
+
+
+def test_the_extra_test_lists_what_the_tests_import() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    extra = re.search(r"^test = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+    assert extra
+    listed = set(re.findall(r'"([\w-]+)', extra.group(1)))
+    tests = python_files(ROOT / "python_tests")
+    local = {"xrisk_ext", "benchmarks", *(path.stem for path in tests)}
+    modules = {m.split(".")[0] for p in (*tests, *python_files(PACKAGE)) for m in imports(p)}
+    imported = modules - local - set(sys.stdlib_module_names)
+    assert {"torch", "libauc", "pytest"} <= imported
+    # torch is a dependency of the package; LibAUC is installed without its own (pyproject.toml)
+    needed = {m.replace("sklearn", "scikit-learn") for m in imported - {"torch", "libauc"}}
+    needed |= {"numpy", "scipy", "scikit-learn", "tqdm"}  # by LibAUC's losses
+    assert needed <= listed, needed - listed
 
 
 # ------------------------------------------------------------------------------------- every file

@@ -127,6 +127,32 @@ def _score_step_() -> list[Arguments]:
     ]
 
 
+def _sort_descending() -> list[Arguments]:
+    scores = [
+        randn(6).float(),
+        randn(2, 70),
+        randn(3, 4).half().t(),
+        torch.zeros(0),
+        randn(1, 9, 2),
+    ]
+    return [(x,) for x in scores]
+
+
+def _curve_sums() -> list[Arguments]:
+    def rows(
+        length: int, num_labels: int, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        values, order = torch.sort(randn(num_labels, length).to(dtype), descending=True)
+        return values, order, randn(num_labels, length, seed=1) > 0
+
+    return [
+        (*rows(6, 1, torch.float32), None, 1.0, 0.0),
+        (*rows(70, 3, torch.float64), randn(3, 70, seed=2).abs(), 0.3, 0.0),
+        (*rows(5, 2, torch.float32), randn(2, 1).abs().expand(2, 5), 0.3, 0.5),
+        (*rows(0, 2, torch.float64), None, 1.0, 0.0),
+    ]
+
+
 INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_sums_rows": _pairwise_sums_rows,
     "pairwise_sums_columns": _pairwise_sums_columns,
@@ -135,6 +161,8 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
     "score_step_": _score_step_,
+    "sort_descending": _sort_descending,
+    "curve_sums": _curve_sums,
 }
 each_op = pytest.mark.parametrize("name", OPS)
 

@@ -5,7 +5,7 @@ from xrisk_ext._version import __version__
 
 _C = load_extension()
 
-from xrisk_ext import losses, ops, reference  # noqa: E402
+from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
     MeanAveragePrecisionLoss,
@@ -20,6 +20,7 @@ __all__ = [
     "PairwiseAUCLoss",
     "__version__",
     "losses",
+    "metrics",
     "ops",
     "reference",
 ]

@@ -1,4 +1,4 @@
-"""``python -m xrisk_ext info | demo``."""
+"""``python -m xrisk_ext info | demo | bench``."""
 
 import argparse
 import platform
@@ -20,7 +20,7 @@ def info() -> int:
         "SIMD in use": build["simd"],
         "CUDA kernels": ", ".join(build["cuda_archs"]) if build["cuda"] else "not built",
         "CUDA devices": str(torch.cuda.device_count()) if torch.cuda.is_available() else "none",
-        "active backends": "CPU",
+        "active backends": "CPU, CUDA" if build["cuda"] and torch.cuda.is_available() else "CPU",
         "threads": str(torch.get_num_threads()),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     }
@@ -37,11 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser(
         "demo", help="train with our AP loss on real data (extra: demo)", add_help=False
     )
+    commands.add_parser(
+        "bench", help="race against LibAUC and PyTorch (extra: bench)", add_help=False
+    )
     known, rest = parser.parse_known_args(argv)
     if known.command == "demo":
         from xrisk_ext.demo import main as demo
 
         return demo(rest)
+    if known.command == "bench":
+        from xrisk_ext.bench.cli import main as bench
+
+        return bench(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return info()

@@ -12,7 +12,8 @@ bool has_sort(Surrogate surrogate) {
 }
 
 // The model: nanoseconds for rows and columns together on one core, fitted per surrogate to times
-// under every SIMD variant (benchmarks/test_pairwise_sums.py holds `auto` to 1.25x of the best).
+// under every SIMD variant (`python -m xrisk_ext bench --op pairwise_sums` shows `auto` beside the
+// best, to be held to 1.25x).
 struct PairCosts {
   double pair;    // direct, per pair and float lane
   double fixed;   // sort, per call

@@ -26,6 +26,14 @@ class Scratch {
     }
   }
 
+  // Of the block of each thread that has none yet. 0, for checkers: every allocation apart, so that
+  // an overrun is seen.
+#if defined(__SANITIZE_ADDRESS__)
+  static inline size_t block_bytes = 0;
+#else
+  static inline size_t block_bytes = size_t{16} << 20;
+#endif
+
   // Uninitialised, aligned to 64 bytes, with 64 readable bytes after the end.
   template <class T>
   T* allocate(int64_t count) {
@@ -44,18 +52,12 @@ class Scratch {
 
  private:
   static constexpr size_t kAlign = 64;
-#if defined(__SANITIZE_ADDRESS__)
-  static constexpr size_t kCapacity = 0;  // every allocation apart, so that an overrun is seen
-#else
-  static constexpr size_t kCapacity = size_t{16} << 20;
-#endif
-
   struct Node {
     Node* next;
   };
   struct Block {
-    char* data = static_cast<char*>(std::aligned_alloc(kAlign, kCapacity + kAlign));
-    size_t capacity = data == nullptr ? 0 : kCapacity;
+    char* data = static_cast<char*>(std::aligned_alloc(kAlign, block_bytes + kAlign));
+    size_t capacity = data == nullptr ? 0 : block_bytes;
     size_t used = 0;
     ~Block() { std::free(data); }
   };

@@ -2,10 +2,10 @@
 // several states (labels) at once. Torch-free.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstddef>
 #include <cstdint>
-
-#include "cuda/platform.h"
 
 namespace xrisk::cuda {
 

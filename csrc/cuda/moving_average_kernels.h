@@ -12,6 +12,7 @@
 
 #include "core/moving_average.h"
 #include "cuda/moving_average.h"
+#include "cuda/platform.h"
 
 namespace xrisk::cuda {
 

@@ -5,11 +5,12 @@
 // temperature) are device pointers. Launchers return what cudaGetLastError() says.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstddef>
 #include <cstdint>
 
 #include "core/params.h"
-#include "cuda/platform.h"
 
 namespace xrisk::cuda {
 

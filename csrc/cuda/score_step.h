@@ -2,11 +2,12 @@
 // stream, without asking the device for anything. Torch-free; semantics as cpu/score_step.h.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstddef>
 #include <cstdint>
 
 #include "core/params.h"
-#include "cuda/platform.h"
 
 namespace xrisk::cuda {
 

@@ -88,7 +88,7 @@ std::string source_of(void* pc) {
     if (fgets(line, sizeof(line), output) == nullptr) line[0] = '\0';
     pclose(output);
   }
-  line[strcspn(line, "\n")] = '\0';
+  line[strcspn(line, " \n")] = '\0';  // " (discriminator 1)"
   return line[0] != '\0' ? line : "?";
 }
 

@@ -5,12 +5,15 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "cpu/executor.h"
 #include "cpu/kernel_table.h"
+#include "cpu/scratch.h"
 
 namespace xrisk::test {
 
@@ -35,24 +38,44 @@ inline bool close(double value, double expected, double tolerance, double scale)
   return std::fabs(value - expected) <= tolerance * scale;
 }
 
-// Calls f(name) under every SIMD variant that this machine has.
+// Calls f(name) under every SIMD variant that this machine has, or under the one of XRISK_SIMD.
 template <class F>
 void for_each_simd(F&& f) {
+  const char* only = std::getenv("XRISK_SIMD");
   for (const char* name : {"baseline", "avx2", "avx512"}) {
+    if (only != nullptr && std::strcmp(only, name) != 0) continue;
     if (cpu::select_simd(name)) f(name);
   }
 }
 
-// Two threads, whose tasks are dealt out in turn: enough to see a race or an order dependence.
-class TwoThreads final : public cpu::Executor {
+// XRISK_SMALL_CASES=1 leaves out what takes valgrind minutes, and takes every scratch array from
+// the heap by itself, so that valgrind sees its end and that it is fresh.
+inline const bool small_cases = [] {
+  if (std::getenv("XRISK_SMALL_CASES") == nullptr) return false;
+  cpu::Scratch::block_bytes = 0;
+  return true;
+}();
+
+// Threads whose tasks are dealt out in turn: two are enough to see a race or an order dependence.
+class Threads : public cpu::Executor {
  public:
+  explicit Threads(int64_t threads) : threads_(threads) {}
   void run(int64_t count, const cpu::Task& task) const override {
-    std::thread other([&] {
-      for (int64_t k = 1; k < count; k += 2) task(k);
-    });
-    for (int64_t k = 0; k < count; k += 2) task(k);
-    other.join();
+    const auto every = [&](int64_t first) {
+      for (int64_t k = first; k < count; k += threads_) task(k);
+    };
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < threads_; ++t) others.emplace_back(every, t);
+    every(0);
+    for (std::thread& other : others) other.join();
   }
+
+ private:
+  int64_t threads_;
+};
+
+struct TwoThreads final : Threads {
+  TwoThreads() : Threads(2) {}
 };
 
 template <class T>

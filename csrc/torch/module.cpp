@@ -47,6 +47,12 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // Metrics: the last dimension sorted, NaN first, ties in input order.
+  m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
+  // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
+  m.def(
+      "curve_sums(Tensor values, Tensor indices, Tensor positive, Tensor? weights, "
+      "float max_fpr, float min_tpr) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
@@ -57,6 +63,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
   m.impl("score_step_", &xrisk::score_step_);
+  m.impl("sort_descending", &xrisk::sort_descending);
+  m.impl("curve_sums", &xrisk::curve_sums);
 }
 
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) { m.impl("score_step_", &xrisk::score_step_autograd); }
@@ -86,8 +94,13 @@ pybind11::dict build_info() {
 #else
   info["threads"] = "none";
 #endif
+#if defined(XRISK_CUDA_ARCHS)
+  info["cuda"] = true;
+  info["cuda_archs"] = pybind11::str(XRISK_CUDA_ARCHS).attr("split")(";");
+#else
   info["cuda"] = false;
   info["cuda_archs"] = pybind11::list();
+#endif
   return info;
 }
 

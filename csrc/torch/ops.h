@@ -38,6 +38,12 @@ std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& difference
 at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& index,
                                   const at::Tensor& values, const at::Tensor& gamma, bool log);
 
+std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
+
+at::Tensor curve_sums(const at::Tensor& values, const at::Tensor& indices,
+                      const at::Tensor& positive, const std::optional<at::Tensor>& weights,
+                      double max_fpr, double min_tpr);
+
 std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const at::Tensor& labels,
                                                const std::optional<at::Tensor>& index,
                                                const std::optional<at::Tensor>& item_weights,

@@ -8,21 +8,11 @@
 #include "cpu/moving_average.h"
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
-#include "torch/common.h"
 #include "torch/ops.h"
+#include "torch/state_inputs.h"
 
 namespace xrisk {
 namespace {
-
-void check_state(const at::Tensor& state, const char* op) {
-  TORCH_CHECK_TYPE(state.scalar_type() == at::kFloat || state.scalar_type() == at::kDouble, op,
-                   ": expected state to be float32 or float64, got ", state.scalar_type());
-  TORCH_CHECK_VALUE(state.device().is_cpu(), op,
-                    ": expected state on the scores' device (cpu), got ", state.device(),
-                    "; move the loss with .to('cpu')");
-  TORCH_CHECK_VALUE(state.is_contiguous(), op, ": expected state to be contiguous");
-  TORCH_CHECK_VALUE(!state.requires_grad(), op, ": expected state without requires_grad");
-}
 
 void check_gamma(double gamma, const char* op) {
   TORCH_CHECK_VALUE(gamma >= 0 && gamma <= 1, op, ": expected gamma in [0, 1], got ", gamma);
@@ -43,10 +33,7 @@ void positive_mask(const at::Tensor& labels, uint8_t* mask) {
 }
 
 // The mask, in `storage` unless the labels are one already.
-const uint8_t* positives_of(const at::Tensor& labels, at::Tensor& storage, const char* op) {
-  TORCH_CHECK_TYPE(
-      !at::isComplexType(labels.scalar_type()) && !at::isQIntType(labels.scalar_type()), op,
-      ": expected labels to be integers, bool or floating, got ", labels.scalar_type());
+const uint8_t* positives_of(const at::Tensor& labels, at::Tensor& storage) {
   storage = labels.contiguous();
   if (storage.scalar_type() == at::kBool) {
     return reinterpret_cast<const uint8_t*>(storage.const_data_ptr<bool>());
@@ -88,34 +75,21 @@ at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& ind
                                   const at::Tensor& values, const at::Tensor& gamma, bool log) {
   constexpr const char* kOp = "moving_average_update_";
   const NoAutocast no_autocast;
-  check_state(state, kOp);
-  check_floating(values, kOp, "values");
-  check_cpu(values, kOp, "values");
-  TORCH_CHECK_VALUE(state.dim() == 1 || state.dim() == 2, kOp,
-                    ": expected state of shape [N] or [N, C], got ", state.sizes());
-  TORCH_CHECK_VALUE(index.dim() == 1, kOp, ": expected index of shape [B], got ", index.sizes());
-  const int64_t entries = index.numel();
-  std::vector<int64_t> shape{entries};
-  if (state.dim() == 2) shape.push_back(state.size(1));
-  TORCH_CHECK_VALUE(values.sizes() == at::IntArrayRef(shape), kOp, ": expected values of shape ",
-                    at::IntArrayRef(shape), ", got ", values.sizes());
-  const at::Tensor ids = checked_index(index, entries, kOp);
+  const UpdateInputs inputs = check_update(kOp, state, index, values, gamma);
+  const int64_t entries = inputs.ids.numel();
   const bool per_entry = gamma.dim() == 1;
-  TORCH_CHECK_VALUE(gamma.dim() == 0 || (per_entry && gamma.numel() == entries), kOp,
-                    ": expected gamma to be one number or of shape [", entries, "], got ",
-                    gamma.sizes());
   check_cpu(gamma, kOp, "gamma");
   const at::Tensor gammas = contiguous_as(gamma, at::kDouble);
   for (int64_t k = 0; k < gammas.numel(); ++k) check_gamma(gammas.const_data_ptr<double>()[k], kOp);
 
   const AtenExecutor executor;
-  const int64_t* ids_data = ids.const_data_ptr<int64_t>();
-  check_range(ids, cpu::find_out_of_range(ids_data, entries, state.size(0), executor),
+  const int64_t* ids_data = inputs.ids.const_data_ptr<int64_t>();
+  check_range(inputs.ids, cpu::find_out_of_range(ids_data, entries, state.size(0), executor),
               state.size(0), kOp);
   const at::ScalarType value_type = accumulation_type(values);
   at::Tensor observations = contiguous_as(values, value_type);
   if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
-  at::Tensor stored = at::empty(shape, state.options());
+  at::Tensor stored = at::empty(values.sizes(), state.options());
   visit_floating(state.scalar_type(), [&](auto state_zero) {
     visit_floating(value_type, [&](auto value_zero) {
       using State = decltype(state_zero);
@@ -149,43 +123,14 @@ std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const a
                                                bool needs_gradient, bool mean_reduction) {
   constexpr const char* kOp = "score_step_";
   const NoAutocast no_autocast;
-  check_floating(scores, kOp, "scores");
-  check_cpu(scores, kOp, "scores");
-  check_cpu(labels, kOp, "labels");
-  TORCH_CHECK_VALUE(scores.dim() == 1 || scores.dim() == 2, kOp,
-                    ": expected scores of shape [B], [B, 1] or [B, L], got ", scores.sizes());
-  const int64_t batch = scores.size(0), num_labels = scores.dim() == 2 ? scores.size(1) : 1;
-  const bool column = labels.dim() == 1 || (labels.dim() == 2 && labels.size(1) == 1);
-  const bool labels_match =
-      labels.sizes() == scores.sizes() || (num_labels == 1 && column && labels.size(0) == batch);
-  TORCH_CHECK_VALUE(labels_match, kOp, ": expected labels of the scores' shape ", scores.sizes(),
-                    ", got ", labels.sizes());
-  TORCH_CHECK_VALUE(batch < INT32_MAX, kOp, ": expected fewer than 2^31 scores");
-  TORCH_CHECK_VALUE(rule == 0 || rule == 1, kOp, ": unknown rule number ", rule);
-  const at::ScalarType type = accumulation_type(scores);
-  const at::Tensor h = contiguous_as(scores, type);
-  at::Tensor mask_storage, weights, ids;
-  const uint8_t* mask = positives_of(labels, mask_storage, kOp);
-  bool weights_per_label = false;
-  if (item_weights.has_value()) {
-    const at::Tensor& w = *item_weights;
-    weights_per_label = w.sizes() == scores.sizes();
-    TORCH_CHECK_VALUE(weights_per_label || (w.dim() == 1 && w.numel() == batch), kOp,
-                      ": expected item_weights of shape [", batch, "] or ", scores.sizes(),
-                      ", got ", w.sizes());
-    weights = checked_weights(w, type, true, kOp);
-  }
+  const StepInputs inputs = check_step(kOp, scores, labels, index, item_weights, state, rule);
+  const int64_t batch = inputs.batch, num_labels = inputs.num_labels, rows = inputs.rows;
+  const at::ScalarType type = inputs.type;
+  const at::Tensor &h = inputs.scores, &weights = inputs.weights, &ids = inputs.ids;
+  at::Tensor mask_storage;
+  const uint8_t* mask = positives_of(labels, mask_storage);
   const double gamma_value = scalar_value(gamma, kOp, "gamma");
   check_gamma(gamma_value, kOp);
-  int64_t rows = 0;
-  if (state.has_value()) {
-    check_state(*state, kOp);
-    TORCH_CHECK_VALUE(state->dim() == 3 && state->size(0) == num_labels && state->size(2) == 2, kOp,
-                      ": expected state of shape [", num_labels, ", N, 2], got ", state->sizes());
-    TORCH_CHECK_VALUE(index.has_value(), kOp, ": expected index, the ids of the samples, got None");
-    ids = checked_index(*index, batch, kOp);
-    rows = state->size(1);
-  }
   const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
 
   at::Tensor gradient =
@@ -206,7 +151,7 @@ std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const a
       call.scores = h.const_data_ptr<T>();
       call.positive = mask;
       call.weights = weights.defined() ? weights.const_data_ptr<T>() : nullptr;
-      call.weights_per_label = weights_per_label;
+      call.weights_per_label = inputs.weights_per_label;
       if (state.has_value()) {
         call.index = ids.const_data_ptr<int64_t>();
         call.state = update_state ? state->mutable_data_ptr<State>()

@@ -83,5 +83,4 @@ struct Case {
   }
 };
 
-
 }  // namespace xrisk::test

@@ -1,5 +1,5 @@
-// The direct pair sums: every surrogate, rows and columns, plain and log sums, tiny tiles (so that a
-// few hundred scores take many blocks) and the default one.
+// The direct pair sums: every surrogate, rows and columns, plain and log sums, tiny tiles (so that
+// a few hundred scores take many blocks) and the default one.
 #include "cuda/direct_launch.h"
 #include "tests/cuda/device.h"
 #include "tests/cuda/pair_case.h"
@@ -27,8 +27,7 @@ void check_sums(Case<T>& c) {
   cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
                                columns_out.data()};
   CHECK((cuda::direct_rows<Tile, false>(rows, rows_space.data(), nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, false>(columns, columns_space.data(), nullptr) ==
-         cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, false>(columns, columns_space.data(), nullptr) == cudaSuccess));
   const auto sums = sums_out.read(), slopes = slopes_out.read();
   const auto out = columns_out.read();
   for (int s = 0; s < c.segments; ++s) {
@@ -86,7 +85,8 @@ void check_log_sums(Case<T>& c) {
     CHECK(close(slopes[i], empty ? 0.0 : slope_sum / mass, rounding, 20.0));
     for (int64_t j = 0; j < c.m; ++j) {
       if (!(pairs.weights[0][j] > 0)) continue;
-      const double term = c.truth_anchor_weights[0][0][i] * values[j] / mass * inner[j] / c.temperature;
+      const double term =
+          c.truth_anchor_weights[0][0][i] * values[j] / mass * inner[j] / c.temperature;
       gradient[j] += term;
       scale[j] += std::fabs(term);
     }

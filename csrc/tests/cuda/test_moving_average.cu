@@ -1,5 +1,5 @@
-// The state update: both ways (compare all, sort), first touch, duplicates, long groups, log domain,
-// ids that are out of range, several states, no write.
+// The state update: both ways (compare all, sort), first touch, duplicates, long groups, log
+// domain, ids that are out of range, several states, no write.
 #include <map>
 
 #include "cuda/moving_average_launch.h"
@@ -31,8 +31,8 @@ void expected(const Case& c, const std::vector<float>& state, const std::vector<
       for (int64_t b = 0; b < live[s]; ++b) {
         const int64_t row = index[s * c.entries + b];
         const bool inside = row >= 0 && row < c.rows;
-        const double old = inside ? state[(s * c.rows + row) * c.columns + k]
-                                  : (c.log ? -INFINITY : NAN);
+        const double old =
+            inside ? state[(s * c.rows + row) * c.columns + k] : (c.log ? -INFINITY : NAN);
         const double x = values[(s * c.entries + b) * c.columns + k];
         const double g = gamma[c.per_entry ? b : 0];
         const bool fresh = c.log ? old == -INFINITY : std::isnan(old);

@@ -120,16 +120,16 @@ Truth truth_of(const Case& c, const Batch& batch) {
     }
     for (size_t i = 0; i < anchors.size(); ++i) {
       const double share = weight_of(c, batch, anchors[i], l) / anchor_weight;
-      const AnchorTerms terms = two_classes ? average_precision_rule(u[i][0], u[i][1])
-                                            : pairwise_auc_rule(u[i][0]);
+      const AnchorTerms terms =
+          two_classes ? average_precision_rule(u[i][0], u[i][1]) : pairwise_auc_rule(u[i][0]);
       truth.values[l] += share * terms.value;
       for (const int64_t j : items) {
         double value, slope;
         phi_of(phi, score(j) - score(anchors[i]), value, slope);
         const bool positive = two_classes && batch.positive[j * c.labels + l];
         const double weight = positive ? terms.positive_weight : terms.negative_weight;
-        const double pull = share * weight * weight_of(c, batch, j, l) / item_weight * slope *
-                            share_of_label;
+        const double pull =
+            share * weight * weight_of(c, batch, j, l) / item_weight * slope * share_of_label;
         truth.gradient[j * c.labels + l] += pull;
         truth.gradient[anchors[i] * c.labels + l] -= pull;
         truth.scale[j * c.labels + l] += std::fabs(pull);

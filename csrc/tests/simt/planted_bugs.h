@@ -71,7 +71,7 @@ inline void counting_without_atomic(const float* x, float* y, unsigned*) {
   __syncthreads();
   ++count[0];
   __syncthreads();
-  y[threadIdx.x] = x[threadIdx.x] + 0 * static_cast<float>(count[0]);
+  y[threadIdx.x] = count[0] > 0 ? x[threadIdx.x] : 0;
 }
 
 inline void uninitialised(const float* x, float* y, unsigned*) {
@@ -133,48 +133,58 @@ inline void beyond_static_shared(const float* x, float* y, unsigned*) {
   XRISK_SHARED(float, s, [kBlock]);
   s[threadIdx.x] = x[threadIdx.x];
   __syncthreads();
-  y[threadIdx.x] = x[threadIdx.x] + 0 * static_cast<float>(s[threadIdx.x + 1] > 0);
+  const volatile float beyond = s[threadIdx.x + 1];
+  static_cast<void>(beyond);
+  y[threadIdx.x] = x[threadIdx.x];
 }
 
 inline void beyond_dynamic_shared(const float* x, float* y, unsigned*) {
   XRISK_DYN_SHARED(float, s);  // kBlock of them
   s[threadIdx.x] = x[threadIdx.x];
   __syncthreads();
-  y[threadIdx.x] = x[threadIdx.x] + 0 * static_cast<float>(s[threadIdx.x + 1] > 0);
+  const volatile float beyond = s[threadIdx.x + 1];
+  static_cast<void>(beyond);
+  y[threadIdx.x] = x[threadIdx.x];
 }
 
 inline void beyond_global(const float* x, float* y, unsigned*) {
-  y[threadIdx.x] = x[threadIdx.x] + 0 * static_cast<float>(x[threadIdx.x + 2 * kBlock + 1] > 0);
+  const volatile float beyond = x[threadIdx.x + 2 * kBlock + 1];
+  static_cast<void>(beyond);
+  y[threadIdx.x] = x[threadIdx.x];
 }
 
 inline void beyond_local(const float* x, float* y, unsigned*) {
   int local[4] = {1, 2, 3, 4};
   const int zero = static_cast<int>(x[0]) - 1;
   for (int i = 0; i < 4; ++i) local[i + zero] += i;
-  y[threadIdx.x] = x[threadIdx.x] + 0 * static_cast<float>(local[4 + zero] & 1);
+  const volatile int beyond = local[4 + zero];
+  static_cast<void>(beyond);
+  y[threadIdx.x] = x[threadIdx.x];
 }
 
 inline void misaligned(const float* x, float* y, unsigned*) {
   const float2 pair = *reinterpret_cast<const float2*>(x + 1);
-  y[threadIdx.x] = x[threadIdx.x] + 0 * pair.x;
+  y[threadIdx.x] = x[threadIdx.x] + 0 * pair.y;
 }
 
 inline void signed_overflow(const float* x, float* y, unsigned*) {
-  int k = static_cast<int>(x[0]) * 2147483600;
+  int k = static_cast<int>(x[0]) + 2147483500;
   k += static_cast<int>(threadIdx.x);
-  y[threadIdx.x] = x[threadIdx.x] + 0 * static_cast<float>(k & 1);
+  const volatile int overflown = k;
+  static_cast<void>(overflown);
+  y[threadIdx.x] = x[threadIdx.x];
 }
 
 // --------------------------------------------------------------------------------------- blocks
 
-inline void adding_without_atomic(const float* x, float* y, unsigned*) {
+inline void both_blocks_write(const float* x, float* y, unsigned*) {
   if (threadIdx.x == 0) y[0] = x[0];
   if (blockIdx.x == 0) y[threadIdx.x] = x[threadIdx.x];
 }
 
 inline void reads_the_block_before(const float* x, float* y, unsigned*) {
   const unsigned t = threadIdx.x;
-  if (blockIdx.x == 0) y[t % 128] = x[t % 128];
+  if (blockIdx.x == 0 && t < 128) y[t] = x[t];
   if (blockIdx.x == 1 && t < 128) y[128 + t] = y[t] + 128;
 }
 

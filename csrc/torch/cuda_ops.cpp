@@ -1,0 +1,351 @@
+// The ops on CUDA: argument checks as on the CPU, workspaces from torch's allocator, launches on
+// the current stream of the tensors' device.
+//
+// The host never waits: what the device knows (scale, temperature, gamma, how many positives there
+// are) is read there, so that a step can be captured in a CUDA graph. Values are looked at only
+// under XRISK_DEBUG=1, which does wait.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "cuda/moving_average.h"
+#include "cuda/pairs.h"
+#include "cuda/score_step.h"
+#include "cuda/surrogate_values.h"
+#include "torch/ops.h"
+#include "torch/pair_inputs.h"
+#include "torch/state_inputs.h"
+
+namespace xrisk {
+namespace {
+
+// Pairs from which the sort algorithm is faster than the direct one; from shapes alone.
+constexpr double kSortFromPairs = 1e9;
+
+bool debugging() {
+  static const bool debug = [] {
+    const char* value = std::getenv("XRISK_DEBUG");
+    return value != nullptr && std::strcmp(value, "1") == 0;
+  }();
+  return debug;
+}
+
+at::Tensor workspace_like(const at::Tensor& like, size_t bytes) {
+  return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
+}
+
+cudaStream_t stream_of(const at::Tensor& t) {
+  return c10::cuda::getCurrentCUDAStream(t.get_device()).stream();
+}
+
+// A hyper-parameter as one double on the device.
+at::Tensor device_number(const at::Tensor& t, const at::Tensor& like, const char* op,
+                         const char* name) {
+  TORCH_CHECK_VALUE(t.numel() == 1, op, ": expected ", name, " to be one number, got shape ",
+                    t.sizes());
+  check_device(t, like, op, name);
+  return contiguous_as(t, at::kDouble);
+}
+
+void debug_check_scale(const char* op, const cpu::PairwiseSpec& spec, const at::Tensor& scale) {
+  if (debugging()) check_scale(op, spec.surrogate, scale.item<double>());
+}
+
+void debug_check_range(const char* op, const at::Tensor& ids, int64_t rows) {
+  if (!debugging() || ids.numel() == 0) return;
+  const int64_t low = ids.min().item<int64_t>(), high = ids.max().item<int64_t>();
+  TORCH_CHECK_INDEX(low >= 0 && high < rows, op, ": expected index in [0, ", rows, "), got ",
+                    low < 0 ? low : high);
+}
+
+template <class T>
+cuda::PairProblem<T> problem_of(const Pairs& pairs, const cpu::PairwiseSpec& spec,
+                                const at::Tensor& scale) {
+  cuda::PairProblem<T> problem;
+  problem.surrogate = spec.surrogate;
+  problem.margin = spec.params.margin;
+  problem.scale = scale.const_data_ptr<double>();
+  problem.anchors = {pairs.anchors.const_data_ptr<T>(), nullptr, pairs.anchors.numel(), nullptr};
+  problem.items = {pairs.items.const_data_ptr<T>(),
+                   pairs.weights.defined() ? pairs.weights.const_data_ptr<T>() : nullptr,
+                   pairs.items.numel(), nullptr};
+  problem.channels = static_cast<int>(pairs.channels);
+  return problem;
+}
+
+// Exponential has no near-linear kernel on CUDA yet: "sort" asks for the exact sum, which direct
+// is.
+bool sorts(const cpu::PairwiseSpec& spec, const Pairs& pairs) {
+  if (!cpu::has_sort(spec.surrogate) || spec.surrogate == Surrogate::kExponential) return false;
+  if (spec.algorithm != Algorithm::kAuto) return spec.algorithm == Algorithm::kSort;
+  const double pair_count =
+      static_cast<double>(pairs.anchors.numel()) * static_cast<double>(pairs.items.numel());
+  return pair_count >= kSortFromPairs;
+}
+
+std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale, double margin,
+    int64_t surrogate, int64_t algorithm) {
+  constexpr const char* kOp = "pairwise_sums";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(anchors.device());
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
+  const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
+  const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
+  debug_check_scale(kOp, spec, factor);
+  at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
+  if (sums.numel() > 0) {
+    visit_floating(pairs.type, [&](auto zero) {
+      using T = decltype(zero);
+      const cuda::PairRows<T> call{problem_of<T>(pairs, spec, factor),
+                                   sums.mutable_data_ptr<double>(),
+                                   slopes.mutable_data_ptr<double>(), nullptr};
+      const bool sort = sorts(spec, pairs);
+      const at::Tensor space =
+          workspace_like(anchors, sort ? cuda::sorted_rows_workspace_bytes(call.problem)
+                                       : cuda::direct_rows_workspace_bytes(call.problem));
+      const auto launch = sort ? cuda::launch_sorted_rows<T> : cuda::launch_direct_rows<T>;
+      C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
+    });
+  }
+  return {sums.to(pairs.type), slopes.to(pairs.type)};
+}
+
+at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tensor& items,
+                                      const std::optional<at::Tensor>& item_weights,
+                                      const at::Tensor& anchor_weights, const at::Tensor& scale,
+                                      double margin, int64_t surrogate, int64_t algorithm) {
+  constexpr const char* kOp = "pairwise_sums_columns";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(anchors.device());
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
+  const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
+  const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
+  check_device(anchor_weights, anchors, kOp, "anchor_weights");
+  TORCH_CHECK_VALUE(anchor_weights.numel() == pairs.channels * pairs.anchors.numel(), kOp,
+                    ": expected anchor_weights of ", pairs.channels * pairs.anchors.numel(),
+                    " entries, got shape ", anchor_weights.sizes());
+  at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
+  if (out.numel() == 0) return out;
+  if (anchor_weights.numel() == 0) return out.zero_();
+  const at::Tensor weights = contiguous_as(anchor_weights, at::kDouble);
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    const cuda::PairColumns<T> call{problem_of<T>(pairs, spec, factor),
+                                    weights.const_data_ptr<double>(), nullptr,
+                                    out.mutable_data_ptr<T>()};
+    const bool sort = sorts(spec, pairs);
+    const at::Tensor space =
+        workspace_like(anchors, sort ? cuda::sorted_columns_workspace_bytes(call.problem)
+                                     : cuda::direct_columns_workspace_bytes(call.problem));
+    const auto launch = sort ? cuda::launch_sorted_columns<T> : cuda::launch_direct_columns<T>;
+    C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
+  });
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
+    const at::Tensor& temperature, double margin, int64_t surrogate) {
+  constexpr const char* kOp = "pairwise_log_sums";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(anchors.device());
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  TORCH_CHECK_VALUE(!pairs.channel_dimension, kOp, ": expected item_weights of shape [",
+                    items.numel(), "], got ", item_weights->sizes());
+  const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, 0);
+  const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
+  const at::Tensor heat = device_number(temperature, anchors, kOp, "temperature");
+  debug_check_scale(kOp, spec, factor);
+  at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
+  at::Tensor masses = empty_rows(pairs, at::kDouble);
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    cuda::PairRows<T> call{problem_of<T>(pairs, spec, factor), sums.mutable_data_ptr<double>(),
+                           slopes.mutable_data_ptr<double>(), masses.mutable_data_ptr<double>()};
+    call.problem.temperature = heat.const_data_ptr<double>();
+    const at::Tensor space =
+        workspace_like(anchors, cuda::direct_rows_workspace_bytes(call.problem));
+    C10_CUDA_CHECK(cuda::launch_direct_rows(call, space.mutable_data_ptr(), stream_of(anchors)));
+  });
+  return {sums.to(pairs.type), slopes.to(pairs.type), masses.to(pairs.type)};
+}
+
+at::Tensor pairwise_log_sums_columns_cuda(const at::Tensor& anchors, const at::Tensor& items,
+                                          const std::optional<at::Tensor>& item_weights,
+                                          const at::Tensor& anchor_weights,
+                                          const at::Tensor& masses, const at::Tensor& scale,
+                                          const at::Tensor& temperature, double margin,
+                                          int64_t surrogate) {
+  constexpr const char* kOp = "pairwise_log_sums_columns";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(anchors.device());
+  const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, 0);
+  const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
+  const at::Tensor heat = device_number(temperature, anchors, kOp, "temperature");
+  for (const at::Tensor& rows : {anchor_weights, masses}) {
+    check_device(rows, anchors, kOp, "anchor_weights and masses");
+    TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
+                      ": expected one anchor weight and one mass per anchor, got ", rows.sizes());
+  }
+  at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
+  const at::Tensor weights = contiguous_as(anchor_weights, at::kDouble);
+  const at::Tensor sums = contiguous_as(masses, at::kDouble);
+  visit_floating(pairs.type, [&](auto zero) {
+    using T = decltype(zero);
+    cuda::PairColumns<T> call{problem_of<T>(pairs, spec, factor), weights.const_data_ptr<double>(),
+                              sums.const_data_ptr<double>(), out.mutable_data_ptr<T>()};
+    call.problem.temperature = heat.const_data_ptr<double>();
+    const at::Tensor space =
+        workspace_like(anchors, cuda::direct_columns_workspace_bytes(call.problem));
+    C10_CUDA_CHECK(cuda::launch_direct_columns(call, space.mutable_data_ptr(), stream_of(anchors)));
+  });
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> surrogate_values_cuda(const at::Tensor& differences,
+                                                         const at::Tensor& scale, double margin,
+                                                         int64_t surrogate) {
+  constexpr const char* kOp = "surrogate_values";
+  check_floating(differences, kOp, "differences");
+  const c10::cuda::CUDAGuard guard(differences.device());
+  const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, 0);
+  const at::Tensor factor = device_number(scale, differences, kOp, "scale");
+  debug_check_scale(kOp, spec, factor);
+  const at::ScalarType type = accumulation_type(differences);
+  const at::Tensor d = contiguous_as(differences, type);
+  at::Tensor values = at::empty(d.sizes(), d.options());
+  at::Tensor slopes = at::empty(d.sizes(), d.options());
+  visit_floating(type, [&](auto zero) {
+    using T = decltype(zero);
+    C10_CUDA_CHECK(cuda::launch_surrogate_values(
+        spec.surrogate, margin, factor.const_data_ptr<double>(), d.const_data_ptr<T>(), d.numel(),
+        values.mutable_data_ptr<T>(), slopes.mutable_data_ptr<T>(), stream_of(d)));
+  });
+  return {values, slopes};
+}
+
+at::Tensor moving_average_update_cuda_(const at::Tensor& state, const at::Tensor& index,
+                                       const at::Tensor& values, const at::Tensor& gamma,
+                                       bool log) {
+  constexpr const char* kOp = "moving_average_update_";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(state.device());
+  const UpdateInputs inputs = check_update(kOp, state, index, values, gamma);
+  check_device(gamma, state, kOp, "gamma");
+  debug_check_range(kOp, inputs.ids, state.size(0));
+  const at::Tensor gammas = contiguous_as(gamma, at::kDouble);
+  const at::ScalarType value_type = accumulation_type(values);
+  at::Tensor observations = contiguous_as(values, value_type);
+  if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
+  at::Tensor stored = at::empty(values.sizes(), state.options());
+  visit_floating(state.scalar_type(), [&](auto state_zero) {
+    visit_floating(value_type, [&](auto value_zero) {
+      using State = decltype(state_zero);
+      using Value = decltype(value_zero);
+      cuda::MovingAverage<State, Value, State> call;
+      call.state = state.mutable_data_ptr<State>();
+      call.rows = state.size(0);
+      call.columns = static_cast<int>(inputs.columns);
+      call.index = inputs.ids.const_data_ptr<int64_t>();
+      call.values = observations.const_data_ptr<Value>();
+      call.entries = inputs.ids.numel();
+      call.gamma = gammas.const_data_ptr<double>();
+      call.gamma_per_entry = gamma.dim() == 1;
+      call.log_domain = log;
+      call.stored = stored.mutable_data_ptr<State>();
+      const size_t bytes = cuda::moving_average_workspace_bytes(call);
+      const at::Tensor space = workspace_like(state, bytes);
+      C10_CUDA_CHECK(
+          cuda::launch_moving_average(call, space.mutable_data_ptr(), bytes, stream_of(state)));
+    });
+  });
+  bump_version(state);
+  return stored;
+}
+
+std::tuple<at::Tensor, at::Tensor> score_step_cuda_(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const at::Tensor& gamma, const at::Tensor& scale, double margin, int64_t rule,
+    int64_t surrogate, int64_t algorithm, bool update_state, bool needs_gradient,
+    bool mean_reduction) {
+  constexpr const char* kOp = "score_step_";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(scores.device());
+  const StepInputs inputs = check_step(kOp, scores, labels, index, item_weights, state, rule);
+  const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
+  const at::Tensor factor = device_number(scale, scores, kOp, "scale");
+  const at::Tensor weight = device_number(gamma, scores, kOp, "gamma");
+  const at::Tensor positive = labels.gt(0).contiguous();
+  if (debugging()) {
+    debug_check_scale(kOp, spec, factor);
+    if (state.has_value()) {
+      const at::Tensor any = inputs.num_labels == 1 ? positive.reshape({-1}) : positive.any(1);
+      debug_check_range(kOp, inputs.ids.masked_select(any), inputs.rows);
+    }
+  }
+  const auto options = inputs.scores.options();
+  at::Tensor gradient = at::empty(needs_gradient ? scores.sizes() : at::IntArrayRef({0}), options);
+  at::Tensor values = at::empty({inputs.num_labels}, options);
+  at::Tensor mean = mean_reduction ? at::empty({}, options) : values;
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
+      using State = decltype(state_zero);
+      cuda::ScoreStep<T, State> call;
+      call.rule = static_cast<Rule>(rule);
+      call.surrogate = spec.surrogate;
+      call.algorithm = spec.algorithm;
+      call.margin = margin;
+      call.scale = factor.const_data_ptr<double>();
+      call.gamma = weight.const_data_ptr<double>();
+      call.batch = inputs.batch;
+      call.labels = static_cast<int>(inputs.num_labels);
+      call.scores = inputs.scores.const_data_ptr<T>();
+      call.positive = reinterpret_cast<const uint8_t*>(positive.const_data_ptr<bool>());
+      call.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<T>() : nullptr;
+      call.weights_per_label = inputs.weights_per_label;
+      if (state.has_value()) {
+        call.index = inputs.ids.const_data_ptr<int64_t>();
+        call.state = update_state ? state->mutable_data_ptr<State>()
+                                  : const_cast<State*>(state->const_data_ptr<State>());
+        call.rows = inputs.rows;
+      }
+      call.write_state = update_state;
+      call.mean_reduction = mean_reduction;
+      call.values = values.mutable_data_ptr<T>();
+      call.mean_value = mean_reduction ? mean.mutable_data_ptr<T>() : nullptr;
+      call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+      const size_t bytes = cuda::score_step_workspace_bytes(call);
+      const at::Tensor space = workspace_like(scores, bytes);
+      C10_CUDA_CHECK(
+          cuda::launch_score_step(call, space.mutable_data_ptr(), bytes, stream_of(scores)));
+    });
+  });
+  if (state.has_value() && update_state) bump_version(*state);
+  return {mean, gradient};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
+  m.impl("pairwise_sums_rows", &pairwise_sums_rows_cuda);
+  m.impl("pairwise_sums_columns", &pairwise_sums_columns_cuda);
+  m.impl("pairwise_log_sums_rows", &pairwise_log_sums_rows_cuda);
+  m.impl("pairwise_log_sums_columns", &pairwise_log_sums_columns_cuda);
+  m.impl("surrogate_values", &surrogate_values_cuda);
+  m.impl("moving_average_update_", &moving_average_update_cuda_);
+  m.impl("score_step_", &score_step_cuda_);
+}
+
+}  // namespace xrisk

@@ -1,0 +1,126 @@
+"""python -m xrisk_ext bench
+
+Fair races of xrisk_ext against its peers: ratio tables with their spread, the float64 error beside
+every time, peak memory, and the fraction of what the machine can do at most.
+
+  bench                                   all races; writes cpu.json and cpu.png
+  bench --quick                           a few cases, short races: noisy, printed only
+  bench --op average_precision --peer libauc --peer eager --case B=4096
+  bench --from cpu.json                   print an earlier run again
+  bench --compare OLD.json NEW.json       exit status 1 on a regression
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+NEEDED = ("pytest", "pytest_benchmark")
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    if options.compare:
+        from xrisk_ext.bench import compare
+
+        old, new = options.compare
+        return compare.main(old, new, options.tolerance, options.peer)
+    return _bench(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xrisk_ext bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--op", action="append", help="kind of work; may be repeated, as may the next"
+    )
+    parser.add_argument("--peer", action="append", help="race or compare with these only")
+    parser.add_argument("--case", action="append", help="a case by its name, B=4096 say")
+    parser.add_argument("--quick", action="store_true", help="a few cases, short races: noisy")
+    parser.add_argument("--race-seconds", type=float, help="length of one race")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--list", action="store_true", help="the cases and peers, nothing is run")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the results; default: benchmarks/results in a checkout, else here",
+    )
+    parser.add_argument(
+        "--name",
+        help="of the results; default: the device. Part of the races is not recorded "
+        "unless --name or --output is given",
+    )
+    parser.add_argument("--from", dest="source", type=Path, help="a recorded or pytest JSON")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"))
+    parser.add_argument(
+        "--tolerance", type=float, default=1.25, help="factor that is not yet a regression"
+    )
+    return parser
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from xrisk_ext.bench import record, tables
+    from xrisk_ext.bench.selection import Selection
+
+    selection = Selection(
+        options.op, options.case, options.peer, options.quick, options.race_seconds, options.device
+    )
+    status = 0
+    if options.source:
+        found = record.load(options.source)
+    else:
+        complaint = selection.complaint()
+        if complaint:
+            return _fail(complaint)
+        if options.list:
+            return _list(selection)
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            needed = " and ".join(name.replace("_", "-") for name in missing)
+            return _fail(f"{needed} not found: install it, or the extra bench of xrisk_ext")
+        if options.device == "cuda" and not _has_cuda():
+            return _fail("--device cuda: torch sees no CUDA device")
+        found, status = record.run(selection)
+    print(tables.render(found))
+
+    whole = selection.everything and not options.source
+    if options.name or options.output or whole:
+        root = record.checkout()
+        folder = options.output or (root / "benchmarks" / "results" if root else Path())
+        name = options.name or found.get("name") or options.device
+        print("wrote", *record.publish(found, name, folder))
+    return status
+
+
+def _list(selection: object) -> int:
+    from xrisk_ext.bench.peers import names_of
+    from xrisk_ext.bench.selection import Selection
+
+    assert isinstance(selection, Selection)
+    chosen = selection.cases()
+    for work in dict.fromkeys(case.work for case in chosen):
+        print(f"{work}: {', '.join(names_of(work))}")
+        for case in chosen:
+            if case.work == work:
+                print(f"  {case.name}")
+    return 0
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _fail(message: str) -> int:
+    print(f"python -m xrisk_ext bench: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Runs the races in a pytest of their own; keeps, reads and publishes what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from xrisk_ext.bench import machine, tables
+from xrisk_ext.bench.plot import draw_step_times
+from xrisk_ext.bench.selection import Selection
+
+HERE = Path(__file__).resolve().parent
+MARKER, END_MARKER = "<!-- bench -->", "<!-- /bench -->"
+PUBLISHED = "cpu"  # the record whose summary the README shows
+
+
+def checkout() -> Path | None:
+    """The root of the source tree that this package lies in; None of an installed one."""
+    root = HERE.parent.parent
+    return root if (root / "benchmarks" / "results").is_dir() else None
+
+
+def run(selection: Selection) -> tuple[dict[str, Any], int]:
+    """Run pytest on the suite; a failed race does not lose the others' figures.
+
+    Whatever pytest is configured to do in the current directory is none of its business.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "benchmark.json"
+        command = [sys.executable, "-m", "pytest", str(HERE / "suite.py"), "-q", "-ra"]
+        command += [
+            "-c",
+            os.devnull,
+            f"--rootdir={HERE}",
+            "--noconftest",
+            "--import-mode=importlib",
+        ]
+        command += ["-p", "no:cacheprovider", "-p", "xrisk_ext.bench.plugin"]
+        command += [f"--benchmark-json={target}", "--benchmark-columns=min,median,iqr,rounds"]
+        status = subprocess.run([*command, *selection.as_options()], check=False).returncode
+        if not target.exists() or not target.stat().st_size:
+            raise SystemExit(f"pytest left no results (exit status {status})")
+        record = load(target)
+    record["quick"] = selection.quick
+    record["load_at_the_end"] = machine.load()
+    return record, status
+
+
+def load(source: Path) -> dict[str, Any]:
+    """A record of ours as it is, or what we keep of pytest-benchmark's JSON."""
+    data: dict[str, Any] = json.loads(source.read_text())
+    if "races" in data:
+        return data
+    return {
+        "taken": data.get("datetime") or datetime.now(timezone.utc).isoformat(),
+        "machine": data["machine_info"]["xrisk"],
+        "races": [
+            _without_laps(b["extra_info"])
+            for b in data["benchmarks"]
+            if "contestants" in b["extra_info"]
+        ],
+    }
+
+
+def publish(record: dict[str, Any], name: str, folder: Path) -> list[Path]:
+    """Write JSON and plot; refresh the README if this is the checkout's published record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{name}.json"]
+    written[0].write_text(json.dumps(record | {"name": name}, indent=1) + "\n")
+    if draw_step_times(record, folder / f"{name}.png"):
+        written.append(folder / f"{name}.png")
+    root = checkout()
+    if root and name == PUBLISHED and folder.resolve() == (root / "benchmarks" / "results"):
+        refresh_readme(record, root / "README.md")
+        written.append(root / "README.md")
+    return written
+
+
+def refresh_readme(record: dict[str, Any], readme: Path) -> None:
+    """The summaries between the README's markers, from this record."""
+    before, rest = readme.read_text().split(MARKER, 1)
+    _, after = rest.split(END_MARKER, 1)
+    table = f"{MARKER}\n{tables.markdown(record)}{END_MARKER}"
+    readme.write_text(f"{before}{table}{after}")
+
+
+def _without_laps(found: Any) -> Any:
+    """Medians and quartiles are kept; the single laps would be most of the file."""
+    if not isinstance(found, dict):
+        return found
+    return {key: _without_laps(value) for key, value in found.items() if key != "laps_ms"}

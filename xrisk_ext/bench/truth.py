@@ -1,0 +1,206 @@
+"""Float64 errors of what a contestant produced, against `xrisk_ext.reference`.
+
+The reference is dense and obvious; where it would take minutes or tens of gigabytes, a faster
+float64 statement of the same formula stands in, which the tests hold to the reference.
+An error is max |x - truth| / max |truth|; of log-domain states it is max |x - truth|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from xrisk_ext import reference
+from xrisk_ext.testing.cases import (
+    AveragePrecisionInputs,
+    MovingAverageInputs,
+    PairwiseSumsInputs,
+    RetrievalInputs,
+)
+
+DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
+LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
+
+_last: dict[str, tuple[Any, Any]] = {}
+
+
+def relative_error(found: Tensor | None, truth: Tensor) -> float:
+    """max |found - truth| / max |truth|; NaN where there is nothing or a NaN."""
+    if found is None:
+        return float("nan")
+    gap = (found.detach().cpu().double() - truth).abs().max()
+    return float(gap / truth.abs().max().clamp(min=1e-300))
+
+
+def average_precision_error(
+    inputs: AveragePrecisionInputs, gradient: Tensor | None, start: float = float("nan")
+) -> float:
+    """Of the gradient of one step that began with every state row at `start`."""
+    inputs = on_cpu(inputs)
+    scores, labels = inputs.scores, inputs.labels
+    key = (_content(scores, labels), repr(start))
+    truth = _once("average_precision", key, lambda: _average_precision(inputs, start))
+    return relative_error(gradient, truth)
+
+
+def _average_precision(inputs: AveragePrecisionInputs, start: float) -> Tensor:
+    scores, labels, index, num_samples, gamma, margin = inputs
+    if len(scores) * int((labels > 0).sum()) > DENSE_PAIRS:
+        return sorted_average_precision(inputs, start)
+    state = torch.full((num_samples, 2), start, dtype=torch.float64)
+    step = reference.average_precision(scores, labels, index, state, gamma, margin=margin)
+    return step[1]
+
+
+def sorted_average_precision(inputs: AveragePrecisionInputs, start: float) -> Tensor:
+    """The same gradient in O(B log B): suffix and prefix moments over sorted scores."""
+    h = inputs.scores.detach().double()
+    h = h - h.mean()  # so that the moments do not cancel
+    positive = (inputs.labels > 0).nonzero().squeeze(1)  # [P]
+    edge = h[positive] - inputs.margin  # [P]; items above it count
+    all_value, all_slope = _sums_above(h, edge)
+    pos_value, pos_slope = _sums_above(h[positive], edge)
+    u_all, u_pos = all_value / len(h), pos_value / len(h)
+    if start == 0.0:  # otherwise assigned on first touch
+        u_all, u_pos = inputs.gamma * u_all, inputs.gamma * u_pos
+    scale = 1.0 / (len(positive) * len(h))
+    a, b = scale * u_pos / u_all**2, -scale / u_all  # weight of a pair: a + b [item positive]
+
+    order = edge.argsort()
+    edges = edge[order]
+    below = torch.searchsorted(edges, h)
+    weighted = torch.stack((a, a * edge, b, b * edge))[:, order]
+    m = torch.nn.functional.pad(weighted.cumsum(1), (1, 0))[:, below]  # [4, B]
+    gradient = 2 * (m[0] * h - m[1]) + 2 * (m[2] * h - m[3]) * (inputs.labels > 0)
+    gradient[positive] -= a * all_slope + b * pos_slope
+    return gradient
+
+
+def _sums_above(items: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of (y - edge)_+^2 and of its slope over the items y."""
+    y = items.sort().values
+    moments = torch.stack((torch.ones_like(y), y, y * y)).flip(1).cumsum(1).flip(1)
+    moments = torch.nn.functional.pad(moments, (0, 1))
+    m = moments[:, torch.searchsorted(y, edge, right=True)]
+    return m[2] - 2 * edge * m[1] + edge**2 * m[0], 2 * (m[1] - edge * m[0])
+
+
+def moving_average_error(inputs: MovingAverageInputs, out: Tensor, state: Tensor) -> float:
+    """Of what came back and of the whole state after one update."""
+    inputs, out, state = on_cpu(inputs), out.cpu(), state.cpu()
+    key = (_content(inputs.ids, inputs.values), len(inputs.start), inputs.log)
+    true_out, true_state = _once("moving_average", key, lambda: _moving_average(inputs))
+    if not torch.equal(state.isfinite(), true_state.isfinite()):
+        return float("nan")  # a row touched that should not be, or the other way round
+    touched = true_state.isfinite()
+    if inputs.log:
+        gaps = (out.double() - true_out, state.double()[touched] - true_state[touched])
+        return max(float(gap.abs().max()) for gap in gaps)
+    return max(relative_error(out, true_out), relative_error(state[touched], true_state[touched]))
+
+
+def _moving_average(inputs: MovingAverageInputs) -> tuple[Tensor, Tensor]:
+    start, index, values, gamma, log = inputs
+    state = start.double()
+    if len(index) <= LOOPED_ROWS:
+        return reference.moving_average_update_(state, index, values, gamma, log=log), state
+    return grouped_moving_average_(state, index, values, gamma, log), state
+
+
+def grouped_moving_average_(
+    state: Tensor, index: Tensor, values: Tensor, gamma: float, log: bool
+) -> Tensor:
+    """The same update for finite values, duplicates averaged by scatter; in place, float64."""
+    old, new = state[index], values.double()
+    weight = torch.tensor(gamma, dtype=torch.float64)
+    if log:
+        mixed = torch.logaddexp(torch.log1p(-weight) + old, weight.log() + new)
+        blend = torch.where(old == -torch.inf, new, mixed)
+        peak = torch.full_like(state, -torch.inf).scatter_reduce_(0, index, blend, "amax")[index]
+        blend = (blend - peak).exp()
+    else:
+        blend = torch.where(old.isnan(), new, (1 - weight) * old + weight * new)
+    count = torch.zeros_like(state).index_add_(0, index, torch.ones_like(blend))[index]
+    mean = torch.zeros_like(state).index_add_(0, index, blend)[index] / count
+    if log:
+        mean = mean.log() + peak
+    state[index] = mean
+    return mean
+
+
+def pairwise_sums_error(
+    inputs: PairwiseSumsInputs, sums: Tensor, anchors: Tensor, items: Tensor
+) -> float:
+    """The largest error among the sums and the two gradients."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.anchors, inputs.items), inputs.surrogate)
+    truth = _once("pairwise_sums", key, lambda: _pairwise_sums(inputs))
+    found = [sums] if anchors.grad is None else [sums, anchors.grad, items.grad]
+    return max(relative_error(x, y) for x, y in zip(found, truth, strict=False))
+
+
+def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
+    anchors = inputs.anchors.double().requires_grad_()
+    items = inputs.items.double().requires_grad_()
+    rows = max(1, DENSE_PAIRS // 4 // len(items))  # a slice at a time: the items' gradient adds up
+    parts = []
+    for first in range(0, len(anchors), rows):
+        part = reference.pairwise_sums(
+            anchors[first : first + rows],
+            items,
+            surrogate=inputs.surrogate,
+            margin=inputs.margin,
+            scale=inputs.scale,
+        )
+        if part.requires_grad:
+            part.backward(inputs.upstream[first : first + rows].double())
+        parts.append(part.detach())
+    zero = torch.zeros(())
+    grads = [zero if x.grad is None else x.grad for x in (anchors, items)]
+    return torch.cat(parts), grads[0], grads[1]
+
+
+def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
+    """Of the embeddings' gradient."""
+    inputs = on_cpu(inputs)
+    key = _content(inputs.embeddings)
+    truth = _once("retrieval", key, lambda: _retrieval(inputs, margin))
+    return relative_error(gradient, truth)
+
+
+def _retrieval(inputs: RetrievalInputs, margin: float) -> Tensor:
+    """One query at a time, the query itself taken out of its items."""
+    embeddings = inputs.embeddings.double().requires_grad_()
+    unit = torch.nn.functional.normalize(embeddings)
+    similarities = unit @ unit.t()
+    slopes = torch.zeros_like(similarities)
+    for query, own in enumerate(inputs.classes):
+        others = torch.arange(len(unit)) != query
+        labels = (inputs.classes == own)[others]
+        scores = similarities.detach()[query, others]
+        slopes[query, others] = reference.average_precision(scores, labels, margin=margin)[1]
+    similarities.backward(slopes / len(unit))
+    assert embeddings.grad is not None
+    return embeddings.grad
+
+
+Inputs = TypeVar("Inputs", bound=NamedTuple)
+
+
+def on_cpu(inputs: Inputs) -> Inputs:
+    """The same inputs, their tensors on the CPU and without gradient."""
+    return inputs._make(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
+
+
+def _content(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
+
+
+def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
+    """The contestants of a race share one truth, so the last one of a kind is kept."""
+    if kind not in _last or _last[kind][0] != key:
+        _last[kind] = (key, compute())
+    return _last[kind][1]
