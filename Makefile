@@ -15,7 +15,7 @@ STAMP_DEV := $(VENV)/.dev
 STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: setup build demo test test-cpp test-simt test-python test-sanitize test-threads \
+.PHONY: setup build demo test test-cpp test-simt test-python test-long test-sanitize test-threads \
   test-valgrind test-wheel bench docs lint format clean wheel
 
 setup: $(STAMP_DEV)
@@ -74,6 +74,10 @@ test-valgrind: $(STAMP_DEV)
 # The wheel in a clean environment, and the errors promised to whoever installs.
 test-wheel: wheel
 	$(BIN)/python .ci/test_wheel.py dist/*.whl
+
+# The fuzz tests again, on other examples every time: about a quarter of an hour.
+test-long: $(STAMP_BUILD) $(STAMP_DEV)
+	XRISK_HYPOTHESIS=long $(BIN)/python -m pytest -q python_tests/fuzz
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m xrisk_ext bench

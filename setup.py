@@ -55,8 +55,8 @@ def wants_cuda() -> bool:
     # Never a CPU-only package in silence for a CUDA torch: whoever wants that says so.
     if torch.version.cuda is None:
         sys.exit(
-            f"xrisk_ext: XRISK_CUDA=1, but torch {torch.__version__} was built without CUDA; install "
-            "a torch with CUDA, or set XRISK_CUDA=0 for the CPU build"
+            f"xrisk_ext: XRISK_CUDA=1, but torch {torch.__version__} was built without CUDA; "
+            "install a torch with CUDA, or set XRISK_CUDA=0 for the CPU build"
         )
     home = cpp_extension.CUDA_HOME
     if home is None or not (Path(home) / "bin" / "nvcc").exists():

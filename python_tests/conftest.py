@@ -1,6 +1,11 @@
-"""Fixtures and hypothesis profiles. XRISK_HYPOTHESIS=long searches; the default is repeatable."""
+"""Fixtures and hypothesis profiles. XRISK_HYPOTHESIS=long searches; the default is repeatable.
+
+XRISK_EXAMPLES changes how many examples of a test the long profile takes.
+"""
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +16,12 @@ from hypothesis import settings
 from xrisk_ext import _C
 
 settings.register_profile("fast", derandomize=True, max_examples=50, deadline=None)
-settings.register_profile("long", max_examples=2000, deadline=None)
+settings.register_profile(
+    "long",
+    max_examples=int(os.environ.get("XRISK_EXAMPLES", "1200")),
+    deadline=None,
+    print_blob=True,  # how to repeat what it found
+)
 settings.load_profile(os.environ.get("XRISK_HYPOTHESIS", "fast"))
 
 
@@ -34,3 +44,18 @@ def restore_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+_START = time.monotonic()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was fuzzed, where it was."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is None or not fuzzing.EXAMPLES:
+        return
+    examples, seconds = fuzzing.EXAMPLES, time.monotonic() - _START
+    terminalreporter.write_line(
+        f"fuzz: {sum(examples.values())} examples of {len(examples)} tests, session {seconds:.0f} s"
+        + (f"; CUDA NOT FUZZED: {fuzzing.WHY_NO_CUDA}" if fuzzing.WHY_NO_CUDA else "")
+    )

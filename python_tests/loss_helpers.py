@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers import MARGIN, SCALE, SURROGATE_ALGORITHMS, computed_in, randn, random_labels
-from torch import Tensor
+from torch import Tensor, nn
 
 from xrisk_ext import AveragePrecisionLoss, MeanAveragePrecisionLoss, PairwiseAUCLoss, reference
 from xrisk_ext.losses._score_loss import ScoreLoss
@@ -96,6 +96,14 @@ def step(
     value = call(loss, batch, leaf, **options)
     weights = torch.ones_like(value) if upstream is None else upstream.to(value.dtype)
     (gradient,) = torch.autograd.grad(value, leaf, weights)
+    return value.detach(), gradient
+
+
+def their_step(theirs: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What `step` is for a loss of LibAUC."""
+    leaf = batch.scores.clone().requires_grad_()
+    value = theirs(leaf, batch.labels, batch.index)
+    (gradient,) = torch.autograd.grad(value, leaf)
     return value.detach(), gradient
 
 

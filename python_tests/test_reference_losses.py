@@ -328,3 +328,14 @@ def test_pairwise_auc_non_finite_score_poisons_its_label_only(bad: float) -> Non
     assert value.isfinite().all()
     assert gradient.isfinite().all()
     assert gradient[3, 0] == 0.0
+
+
+def test_average_precision_of_averages_whose_squares_leave_the_range() -> None:
+    # one id: both anchors share u_all = 6e165, and the far one still pulls at every item
+    scores = torch.tensor([-1.0, 0.5, 1.0, -1e83], dtype=torch.float64)
+    state = torch.full((1, 2), float("nan"), dtype=torch.float64)
+    _, gradient = reference.average_precision(
+        scores, torch.tensor([0, 0, 1, 1]), torch.zeros(4).long(), state, surrogate="squared"
+    )
+    assert gradient.isfinite().all()
+    assert gradient[0] > 0.0

@@ -4,8 +4,9 @@
 //                moments of the items about their centre
 //   exponential: sum_j w exp(s (y_j - x_i)) = exp(s (top - x_i)) sum_j w exp(s (y_j - top))
 //
-// Hazard: about the weighted mean B1 vanishes, so the two terms left have one sign; with the
-// largest score taken out no exponential overflows that the sum itself would not.
+// Hazard: about the mean by absolute weight all terms are of the size of the sum of |w| (m + d)^2,
+// and an item of weight zero, whatever its score, has no say; with the largest score taken out no
+// exponential overflows that the sum itself would not.
 #include <algorithm>
 #include <cmath>
 
@@ -27,8 +28,9 @@ class SquaredSums final : public PairwiseSums<T> {
     const Items<T>& items = pass.items;
     for (int64_t c = 0; c < items.channels; ++c) {
       const T* weights = items.weights == nullptr ? nullptr : items.weights + c * items.count;
+      const double centre = centre_of(items.scores, weights, items.count);
       double b[3];
-      const double centre = centred_moments(items.scores, weights, items.count, b);
+      moments(items.scores, weights, items.count, centre, b);
       double* sum = sums + c * anchors_.count;
       double* slope = slopes + c * anchors_.count;
       executor_.for_range(anchors_.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
@@ -43,9 +45,9 @@ class SquaredSums final : public PairwiseSums<T> {
 
   void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) override {
     const Items<T>& items = pass.items;
-    const double centre = mean(anchors_.scores, anchors_.count);
     for (int64_t c = 0; c < items.channels; ++c) {
       const double* a = anchor_weights + c * anchors_.count;
+      const double centre = centre_of(anchors_.scores, a, anchors_.count);
       double a0 = 0, a1 = 0;  // in order: serial, so that it is deterministic
       for (int64_t i = 0; i < anchors_.count; ++i) {
         a0 += a[i];
@@ -74,22 +76,39 @@ class SquaredSums final : public PairwiseSums<T> {
     for (int64_t k = 0; k < 3 * chunks; ++k) out[k % 3] += parts[k];
   }
 
-  double mean(const T* x, int64_t count) const {
-    if (count == 0) return 0.0;
-    double m[3];
-    moments(x, nullptr, count, x[0], m);
-    return static_cast<double>(x[0]) + m[1] / m[0];
-  }
-
-  // Moments about the weighted mean, or the plain one where weights of both signs have none.
-  double centred_moments(const T* x, const T* weights, int64_t count, double out[3]) const {
-    double centre = mean(x, count);
-    moments(x, weights, count, centre, out);
-    const double shift = out[1] / out[0];
-    if (weights == nullptr || !(shift * shift * out[0] < out[2])) return centre;
-    centre += shift;
-    moments(x, weights, count, centre, out);
-    return centre;
+  // The mean by absolute weight (null: ones), summed in order relative to a score that counts.
+  template <class Weight>
+  double centre_of(const T* x, const Weight* weights, int64_t count) const {
+    int64_t first = 0;
+    while (weights != nullptr && first < count && weights[first] == 0) ++first;
+    if (first >= count) return 0.0;
+    const double origin = static_cast<double>(x[first]);
+    if (weights == nullptr) {
+      double m[3];
+      moments(x, nullptr, count, origin, m);
+      return origin + m[1] / m[0];
+    }
+    const int64_t chunks = (count + kGrain - 1) / kGrain;
+    double* parts = scratch_.allocate<double>(2 * chunks);
+    executor_.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+      constexpr int64_t kLanes = 4;  // or every addition waits for the one before
+      double totals[kLanes] = {}, shifts[kLanes] = {};
+      for (int64_t j = begin; j < end; j += kLanes) {
+        for (int64_t k = 0; k < std::min(kLanes, end - j); ++k) {
+          const double w = std::abs(static_cast<double>(weights[j + k]));
+          totals[k] += w;
+          shifts[k] += w * (static_cast<double>(x[j + k]) - origin);
+        }
+      }
+      parts[2 * chunk] = (totals[0] + totals[1]) + (totals[2] + totals[3]);
+      parts[2 * chunk + 1] = (shifts[0] + shifts[1]) + (shifts[2] + shifts[3]);
+    });
+    double total = 0, shift = 0;
+    for (int64_t k = 0; k < chunks; ++k) {
+      total += parts[2 * k];
+      shift += parts[2 * k + 1];
+    }
+    return origin + shift / total;
   }
 
   double margin_;

@@ -58,7 +58,9 @@ double exponential_sum(const T* x, const T* weights, int64_t count, double scale
   D total(0.0);
   for (int64_t j = 0; j < count; j += D::kLanes) {
     const D d = widen(x + j, count - j, x[j]) - D(centre);
-    total = total + weight_of(weights, j, count - j) * exponential(D(scale) * d);
+    const D w = weight_of(weights, j, count - j);
+    // not 0 * inf: an item of weight zero may lie above the centre, the largest of the others
+    total = total + select(greater(absolute(w), D(0.0)), w * exponential(D(scale) * d), D(0.0));
   }
   return sum(total);
 }

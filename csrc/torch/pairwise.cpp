@@ -26,12 +26,12 @@ Algorithm algorithm_for(const cpu::PairwiseSpec& spec, const Pairs& pairs,
   if (algorithm == Algorithm::kDirect) return algorithm;
   const T anchors = cpu::largest_magnitude(pairs.anchors.const_data_ptr<T>(), p, executor);
   const T items = cpu::largest_magnitude(pairs.items.const_data_ptr<T>(), m, executor);
-  // Nor what leaves the range of T on the way to a key.
+  // Nor what leaves the range of T on the way to a key, or that of double when it is squared.
   const double s = spec.params.scale;
   const double steep = spec.surrogate == Surrogate::kBarrierHinge && s > 1 ? s / (s - 1) : 1.0;
   const double reach = static_cast<double>(anchors) + static_cast<double>(items) +
                        spec.params.margin * std::max(1.0, steep);
-  const double limit = static_cast<double>(std::numeric_limits<T>::max()) / 4;
+  const double limit = std::min(static_cast<double>(std::numeric_limits<T>::max()) / 4, 1e150);
   return reach < limit ? algorithm : Algorithm::kDirect;
 }
 

@@ -106,7 +106,8 @@ def _one_label(
     u_all, u_pos = u_all.where(~without_loss, 1.0), u_pos.where(~without_loss, 0.0)
 
     value = -(anchor_share * u_pos / u_all).sum()
-    p = (u_pos[:, None] - u_all[:, None] * c) / u_all[:, None] ** 2  # [P, M]
+    # not over u_all^2, which leaves the range where u_all does not
+    p = ((u_pos / u_all)[:, None] - c) / u_all[:, None]  # [P, M]
     p = p * (anchor_share * ~without_loss)[:, None] * item_share
     pull = p * surrogate_slope(name, d, margin, scale)
     gradient = pull.sum(dim=0)  # as an item
