@@ -320,8 +320,8 @@ void test_not_finite() {
     c.weights[17] = c.weights[130 + 17] = T(0);
     c.items[18] = static_cast<T>(INFINITY);
     c.weights[18] = c.weights[130 + 18] = T(0);
-    // One more, so that the NaN, which sorts last, is not the first entry of its chunk; and an anchor
-    // whose split point lies in that chunk.
+    // One more, so that the NaN, which sorts last, is not the first entry of its chunk; and an
+    // anchor whose split point lies in that chunk.
     c.weights[20] = c.weights[130 + 20] = T(0);
     c.anchors[5] = T(100);
     c.anchors[3] = static_cast<T>(kNaN);
