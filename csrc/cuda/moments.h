@@ -16,7 +16,8 @@
 
 namespace xrisk::cuda {
 
-constexpr int kPlainBlock = 256;  // of kernels whose threads do not talk to each other
+// Of kernels whose threads do not talk to each other; the heavier ones would spill at 256.
+constexpr int kPlainBlock = 256, kHeavyBlock = 128;
 
 inline unsigned blocks_for(int64_t count, int block) {
   return static_cast<unsigned>((count + block - 1) / block);

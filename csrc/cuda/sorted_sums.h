@@ -101,10 +101,10 @@ __device__ __forceinline__ Halves split(const SortedTable<T, W>& table, int64_t 
 //   Hazard: scores near 30 with spread 0.05 in float: everything is relative to the split point,
 //   with what rounding took from x + o, and of one sign.
 template <class T, class Shape>
-__global__ void __launch_bounds__(kPlainBlock)
+__global__ void __launch_bounds__(kHeavyBlock)
     sorted_rows_kernel(SortedTable<T, T> table, Piecewise phi, Side<T> anchors,
                        double* __restrict__ sums, double* __restrict__ slopes) {
-  const int64_t thread = int64_t{blockIdx.x} * kPlainBlock + threadIdx.x;
+  const int64_t thread = int64_t{blockIdx.x} * kHeavyBlock + threadIdx.x;
   if (thread >= table.segments * anchors.capacity) return;
   const int64_t segment = thread / anchors.capacity, anchor = thread % anchors.capacity;
   const bool live = anchors.live == nullptr || anchor < anchors.live[segment];
@@ -159,10 +159,10 @@ __global__ void __launch_bounds__(kPlainBlock)
 //   Bytes: an item reads its score and weights and writes sizeof(T); the table comes from L2.
 //   Hazard: as for the rows; an exact tie y = x + o takes the slope of the piece below it.
 template <class T, class Shape>
-__global__ void __launch_bounds__(kPlainBlock)
+__global__ void __launch_bounds__(kHeavyBlock)
     sorted_columns_kernel(SortedTable<T, double> table, Piecewise phi, Side<T> items,
                           T* __restrict__ out) {
-  const int64_t thread = int64_t{blockIdx.x} * kPlainBlock + threadIdx.x;
+  const int64_t thread = int64_t{blockIdx.x} * kHeavyBlock + threadIdx.x;
   if (thread >= table.segments * items.capacity) return;
   const int64_t segment = thread / items.capacity, item = thread % items.capacity;
   double total = 0.0;
@@ -234,7 +234,7 @@ cudaError_t launch_piecewise_rows(const PairRows<T>& call, void* workspace, cuda
   XRISK_RETURN_IF_ERROR(
       build_table(memory, problem.items, problem.items.weights, false, shape, stream));
   const Piecewise phi{problem.surrogate, problem.margin, problem.scale};
-  XRISK_LAUNCH((sorted_rows_kernel<T, Shape>), blocks_for(threads, kPlainBlock), kPlainBlock, 0,
+  XRISK_LAUNCH((sorted_rows_kernel<T, Shape>), blocks_for(threads, kHeavyBlock), kHeavyBlock, 0,
                stream, memory.table, phi, problem.anchors, call.sums, call.slopes);
   return cudaGetLastError();
 }
@@ -253,7 +253,7 @@ cudaError_t launch_piecewise_columns(const PairColumns<T>& call, void* workspace
   XRISK_RETURN_IF_ERROR(
       build_table(memory, problem.anchors, call.anchor_weights, true, shape, stream));
   const Piecewise phi{problem.surrogate, problem.margin, problem.scale};
-  XRISK_LAUNCH((sorted_columns_kernel<T, Shape>), blocks_for(threads, kPlainBlock), kPlainBlock, 0,
+  XRISK_LAUNCH((sorted_columns_kernel<T, Shape>), blocks_for(threads, kHeavyBlock), kHeavyBlock, 0,
                stream, memory.table, phi, problem.items, call.out);
   return cudaGetLastError();
 }
