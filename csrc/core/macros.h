@@ -8,3 +8,5 @@
 #else
 #define XRISK_HD inline __attribute__((always_inline))
 #endif
+// The same for what a lambda of the host is handed to.
+#define XRISK_HOST inline __attribute__((always_inline))

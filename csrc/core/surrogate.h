@@ -140,7 +140,7 @@ XRISK_HD auto make_surrogate(const SurrogateParams& params) {
 // Calls f with the surrogate as a functor: a typed switch, so that a kernel is a template over the
 // functor and the choice is made once per call.
 template <class T, class F>
-XRISK_HD void visit_surrogate(Surrogate kind, const SurrogateParams& params, F&& f) {
+XRISK_HOST void visit_surrogate(Surrogate kind, const SurrogateParams& params, F&& f) {
   switch (kind) {
     case Surrogate::kSquared:
       return f(make_surrogate<Surrogate::kSquared, T>(params));
