@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# This version has no CUDA kernels; without this a CUDA torch would refuse the CPU build.
+# The pinned torch is a CPU build; `make gpu-check` builds with CUDA.
 export XRISK_CUDA ?= 0
 
 SOURCES := $(shell find csrc/core csrc/cpu csrc/torch -name '*.cpp' -o -name '*.h') setup.py csrc/sources.txt
@@ -16,7 +16,7 @@ STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
 .PHONY: setup build demo test test-cpp test-simt test-python test-long test-sanitize test-threads \
-  test-valgrind test-wheel bench docs lint format clean wheel
+  test-valgrind test-wheel bench gpu-check docs lint format clean wheel
 
 setup: $(STAMP_DEV)
 
@@ -81,6 +81,10 @@ test-long: $(STAMP_BUILD) $(STAMP_DEV)
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)
 	$(BIN)/python -m xrisk_ext bench
+
+# On a machine with a GPU, with the Python that has torch with CUDA there; nothing is installed.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
 
 # The site: docs/_build/html/index.html. Warnings are errors, so is a reference that leads nowhere.
 docs: $(STAMP_BUILD) $(STAMP_DOCS)

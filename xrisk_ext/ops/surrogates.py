@@ -54,7 +54,9 @@ def as_scalar(value: float | Tensor, name: str, like: Tensor) -> Tensor:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"expected {name} to be a float or a tensor, got {type(value).__name__}")
-    return torch.tensor(value, dtype=torch.float64, device=like.device)
+    if like.is_cpu:
+        return torch.tensor(value, dtype=torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=like.device)  # a copy would wait
 
 
 def as_margin(margin: float) -> float:

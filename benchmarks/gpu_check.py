@@ -1,0 +1,213 @@
+"""Everything that only a GPU can show, in stages: build, tests, sanitizers, ceilings, races.
+
+python benchmarks/gpu_check.py                    all stages
+python benchmarks/gpu_check.py --only build tests
+python benchmarks/gpu_check.py --resume           those that have not passed yet
+
+Needs no network: the Python that runs it must have torch with CUDA, pytest and hypothesis; nvcc,
+CMake and ninja are taken from the machine. After each stage the report is written again to
+benchmarks/results/<gpu>-<date>.json, so that calls of ten minutes add up, and its table goes into
+the README. What is missing (compute-sanitizer, a peer) is recorded and does not fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MARKER, END_MARKER = "<!-- gpu -->", "<!-- /gpu -->"
+CMAKE_BUILD = ROOT / "build" / "cmake" / "gpu"
+STAGE_SECONDS = 540  # a stage must fit a call of ten minutes
+SANITIZED_TESTS = ("test_block_reduce", "test_last_block", "test_moving_average", "test_score_step")
+
+Report = dict[str, Any]
+
+
+def run(command: list[str], **environment: str) -> Report:
+    """Runs a command in the checkout; how it ended, how long it took, the end of its output."""
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=STAGE_SECONDS,
+        )  # fmt: skip
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as error:
+        status, output = 124, str(error.stdout or "")
+    print(output[-4000:], flush=True)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-4000:]}
+
+
+def build(_: Report) -> Report:
+    """The extension with its CUDA kernels, in place."""
+    return run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], XRISK_CUDA="1")
+
+
+def kernels(_: Report) -> Report:
+    """The kernels' own tests (those that csrc/simt runs on the host), compiled by nvcc."""
+    for command in (
+        ["cmake", "-S", ".", "-B", str(CMAKE_BUILD), "-G", "Ninja", "-DXRISK_NVCC=ON",
+         "-DXRISK_CUDA_TESTS=ON"],
+        ["cmake", "--build", str(CMAKE_BUILD)],
+    ):  # fmt: skip
+        found = run(command)
+        if not found["passed"]:
+            return found
+    return run(["ctest", "--test-dir", str(CMAKE_BUILD), "--output-on-failure"])
+
+
+def tests(_: Report) -> Report:
+    """The Python tests of CUDA: agreement with the CPU, no wait, graphs, determinism; the fuzz."""
+    found = run(
+        [sys.executable, "-m", "pytest", "-q", "python_tests/test_cuda.py", "python_tests/fuzz"]
+    )  # fmt: skip
+    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", found["tail"])
+    return found | {"counts": {what: int(number) for number, what in counts}}
+
+
+def sanitizer(_: Report) -> Report:
+    """compute-sanitizer over the kernels' small tests."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return {"passed": True, "absent": "compute-sanitizer"}
+    found: Report = {"passed": True}
+    for check in ("memcheck", "racecheck"):
+        for test in SANITIZED_TESTS:
+            program = next(iter(CMAKE_BUILD.rglob(test)), None)
+            if program is None:
+                return {
+                    "passed": False,
+                    "tail": f"{test} is not built: run the stage kernels first",
+                }
+            one = run([tool, "--tool", check, "--error-exitcode", "9", str(program)])
+            found[f"{check} {test}"] = {key: one[key] for key in ("passed", "seconds")}
+            found["passed"] &= one["passed"]
+    return found
+
+
+def ceilings(_: Report) -> Report:
+    """What the card can do at most: a device copy, float32 multiply-adds of a matrix product."""
+    import torch
+
+    def milliseconds(call: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(12):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(end))
+        return sorted(times[2:])[5]
+
+    source = torch.randn(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    copy_ms = milliseconds(lambda: target.copy_(source))
+    a, b = (torch.randn(8192, 8192, device="cuda") for _ in range(2))
+    product_ms = milliseconds(lambda: a @ b)
+    return {
+        "passed": True,
+        "copy_gb_s": round(2 * source.numel() * 4 / copy_ms / 1e6),
+        "float32_tflop_s": round(2 * 8192**3 / product_ms / 1e9, 1),
+    }
+
+
+def races(report: Report) -> Report:
+    """The benchmarks on the GPU with the peers that are there."""
+    name = report["name"] + "-races"
+    found = run(
+        [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--race-seconds", "1",
+         "--output", str(RESULTS), "--name", name]
+    )  # fmt: skip
+    return found | {"record": f"{name}.json"}
+
+
+STAGES: dict[str, Callable[[Report], Report]] = {
+    "build": build,
+    "kernels": kernels,
+    "tests": tests,
+    "sanitizer": sanitizer,
+    "ceilings": ceilings,
+    "races": races,
+}
+
+
+def describe() -> Report:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("gpu_check: no GPU is visible to torch; nothing was run or recorded")
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": sys.version.split()[0],
+    }
+
+
+def table(report: Report) -> str:
+    """The stages and what they found, in Markdown."""
+    lines = [
+        f"{report['machine']['gpu']}, torch {report['machine']['torch']}, {report['taken']}.",
+        "",
+        "| stage | result | seconds | |",
+        "| --- | --- | --- | --- |",
+    ]
+    for stage, found in report["stages"].items():
+        notes = {k: v for k, v in found.items() if k not in ("passed", "status", "seconds", "tail")}
+        text = ", ".join(f"{k}: {v}" for k, v in notes.items() if not isinstance(v, dict))
+        counts = ", ".join(f"{v} {k}" for k, v in found.get("counts", {}).items())
+        result = "passed" if found["passed"] else "FAILED"
+        lines.append(f"| {stage} | {result} | {found.get('seconds', '-')} | {counts or text} |")
+    return "\n".join(lines) + "\n"
+
+
+def save(report: Report, target: Path) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(MARKER, 1)
+    _, after = rest.split(END_MARKER, 1)
+    readme.write_text(f"{before}{MARKER}\n{table(report)}{END_MARKER}{after}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--resume", action="store_true", help="skip stages that passed today")
+    options = parser.parse_args()
+    machine = describe()
+    taken = datetime.now(timezone.utc).date().isoformat()
+    name = re.sub(r"\W+", "-", machine["gpu"]).strip("-").lower() + f"-{taken}"
+    target = RESULTS / f"{name}.json"
+    report: Report = {"name": name, "taken": taken, "machine": machine, "stages": {}}
+    if target.exists():  # earlier calls of the same day add up
+        report["stages"] = json.loads(target.read_text())["stages"]
+    for stage in options.only:
+        if options.resume and report["stages"].get(stage, {}).get("passed"):
+            continue
+        print(f"=== {stage}: {STAGES[stage].__doc__}", flush=True)
+        report["stages"][stage] = STAGES[stage](report)
+        save(report, target)
+    print(table(report))
+    return 0 if all(found["passed"] for found in report["stages"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
