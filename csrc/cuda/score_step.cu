@@ -1,4 +1,5 @@
-// Schedules the fused step: compact -> rows -> observe -> state -> rule -> columns -> gradient.
+// Schedules the fused step: a small batch in one launch; else compact -> rows -> observe -> state
+// -> rule -> columns -> gradient.
 #include "cuda/score_step.h"
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include "cuda/moving_average.h"
 #include "cuda/pairs.h"
 #include "cuda/score_step_kernels.h"
+#include "cuda/small_step.h"
 #include "cuda/workspace.h"
 
 namespace xrisk::cuda {
@@ -132,7 +134,11 @@ cudaError_t launch_score_step(const ScoreStep<T, State>& call, void* workspace,
   const int64_t batch = call.batch;
   const unsigned labels = static_cast<unsigned>(call.labels);
   const T share = call.mean_reduction ? T(1) / static_cast<T>(call.labels) : T(1);
-  if (labels > 0 && batch > 0) {
+  const bool small = batch > 0 && batch <= kSmallBatch && call.algorithm == Algorithm::kAuto;
+  if (small && labels > 0) {
+    XRISK_RETURN_IF_FAILED(launch_small_step(call, buffers, share, stream));
+    if (labels == 1) return cudaSuccess;  // the mean is written already
+  } else if (labels > 0 && batch > 0) {
     const StepAccess<T, State> access{call};
     const dim3 tiles(static_cast<unsigned>(step.tiles), labels);
     const dim3 entries(static_cast<unsigned>((batch + kStepThreads - 1) / kStepThreads), labels);

@@ -198,17 +198,21 @@ int main() {
       Case c;
       c.rule = rule;
       c.state = rule == Rule::kAveragePrecision;
-      for (const int64_t batch : {0, 1, 40, 2500}) {
+      for (const int64_t batch : {0, 1, 40, 700, 1024, 2500}) {  // direct; auto: small ones at once
         c.batch = batch;
-        run(c);
+        for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kAuto}) {
+          c.algorithm = algorithm;
+          run(c);
+        }
       }
+      c.algorithm = Algorithm::kAuto;
       c.batch = 150;
       for (const Surrogate surrogate : {Surrogate::kSquared, Surrogate::kHinge,
                                         Surrogate::kBarrierHinge, Surrogate::kSigmoid}) {
         c.surrogate = surrogate;
         run(c);
       }
-      for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kSort}) {
+      for (const Algorithm algorithm : {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kSort}) {
         c.surrogate = Surrogate::kSquaredHinge;
         c.algorithm = algorithm;
         for (const int weights : {0, 1, 2}) {
