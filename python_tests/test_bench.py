@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from xrisk_ext.bench import cli, launches, limits, peers, record, selection, tables
-from xrisk_ext.bench.race import Contestant
+from xrisk_ext.bench.race import Budget, Contestant, Race
 from xrisk_ext.testing import cases
+from xrisk_ext.testing.ranking_cases import MetricCase, SortCase
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "results" / "cpu.json"
@@ -159,6 +160,19 @@ def test_the_recorded_results_render_as_the_readme_shows_them(tmp_path: Path) ->
     copy.write_text(readme[:start] + record.MARKER + "stale" + readme[end:])
     record.refresh_readme(found, copy)
     assert copy.read_text() == readme
+
+
+@pytest.mark.parametrize("case", [SortCase(50), MetricCase("auroc", size=50)])
+def test_the_sort_and_the_metrics_reach_the_readme(case: cases.Case) -> None:
+    """Raced and printed, every contestant right to the last float64 digits."""
+    contestants, left_out = peers.build_all(case)
+    result = Race(contestants, Budget(0.0, 1, 1)).finish()
+    found = [c["error"] for c in result["contestants"].values()]
+    assert len(found) == len(peers.names_of(case.work)) and max(found) < 1e-14
+    race = {"work": case.work, "case": case.name, **case.notes, **result, "left_out": left_out}
+    (*_, head, _, row) = tables.markdown(record.load(RECORD) | {"races": [race]}).splitlines()
+    assert head.count("/ours") == len(found) - 1
+    assert row.startswith(f"| {case.name} |")
 
 
 def test_from_prints_and_publishes_only_where_it_is_told(

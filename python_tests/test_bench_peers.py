@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 
 import pytest
@@ -16,6 +18,8 @@ from xrisk_ext.bench.peers.eager import ClosedForm, Dense, Sorted
 from xrisk_ext.bench.peers.eager_moving_average import EagerMovingAverage
 from xrisk_ext.bench.race import Budget, Contestant, Race
 from xrisk_ext.testing import cases
+from xrisk_ext.testing.ranking_cases import METRICS, MetricCase, MetricInputs, SortInputs
+from xrisk_ext.testing.scores import SCORES
 
 
 class Compiled(ClosedForm):
@@ -91,6 +95,59 @@ def test_moving_averages(log: bool, duplicates: float) -> None:
             torch.testing.assert_close(
                 mine.double(), state, rtol=tolerance, atol=tolerance, equal_nan=True
             )
+
+
+def _over_pairs(inputs: MetricInputs) -> float:
+    """The metric by its definition, over all pairs and ranks; one item at a time."""
+    scores, labels, metric, max_fpr, k = inputs
+    h, y = scores.double(), labels.double()
+    above = (h > h[:, None]).double()  # [i, j]: j scores more than i
+    level = (h == h[:, None]).double()
+    if metric == "average_precision":
+        reached = above + level
+        return float((y * (reached @ y) / reached.sum(1)).sum() / y.sum())
+    if metric == "auroc":
+        # Negatives from the highest down, in a tie each a share of the group's whole chord.
+        step = 1 / (1 - y).sum()
+        first = (above @ (1 - y)) * step  # FPR at a group's begin
+        width = (level @ (1 - y)) * step
+        low, rise = (above @ y) / y.sum(), (level @ y) / y.sum()
+        part = (((max_fpr or 1) - first) / width).clamp(0, 1)[y == 0]
+        share = step * part * (low[y == 0] + rise[y == 0] * part / 2)
+        if max_fpr is None:
+            return float(share.sum())
+        chance = max_fpr**2 / 2
+        return float((1 + (share.sum() - chance) / (max_fpr - chance)) / 2)
+    total = 0.0
+    for i in range(len(h)):  # the mean discount over the places that an item's tie leaves it
+        start = int(above[i].sum())
+        places = torch.arange(start, start + int(level[i].sum()))
+        total += float(y[i] * ((places < k) / (places + 2.0).double().log2()).mean())
+    ideal = y.sort(descending=True).values[:k]
+    return total / float((ideal / torch.arange(2, len(ideal) + 2).double().log2()).sum())
+
+
+@pytest.mark.parametrize("scores", ["normal", "few_values", "ties"])
+@pytest.mark.parametrize("case", METRICS, ids=lambda case: case.name)
+def test_metric_truths_are_the_definitions(case: MetricCase, scores: str) -> None:
+    """In ties, too, and with `max_fpr` and k inside one."""
+    inputs = dataclasses.replace(case, size=300, k=case.k and 77).inputs()
+    made = SCORES[scores](300, torch.Generator().manual_seed(1))
+    inputs = inputs._replace(scores=made + (0 if scores == "ties" else inputs.labels))
+    value = truth.METRICS[case.metric](inputs)
+    assert float(value) == pytest.approx(_over_pairs(inputs), rel=1e-12)
+
+
+def test_a_wrong_order_is_no_sort() -> None:
+    inputs = SortInputs(torch.tensor([1.0, 3.0, 1.0, 2.0]))
+    values, places = torch.sort(inputs.scores, descending=True, stable=True)
+    swapped = torch.tensor([1, 3, 2, 0])
+    assert truth.sort_error(inputs, values) == truth.sort_error(inputs, values, places) == 0
+    assert math.isnan(truth.sort_error(inputs, values, swapped))
+    assert truth.sort_error(inputs, values, swapped, stable=False) == 0
+    assert truth.sort_error(inputs, values.flip(0)) > 0.1
+    assert truth.sort_error(inputs, values, torch.tensor([1, 0, 2, 3]), stable=False) > 0.1
+    assert math.isnan(truth.sort_error(inputs, values, torch.tensor([1, 3, 0, 0]), stable=False))
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")

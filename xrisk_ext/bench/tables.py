@@ -11,6 +11,7 @@ Race = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # head and rows
 Summary = Callable[[list[Race]], Table]
 LAUNCHES = ("launches", "copies", "syncs")  # of one call, on CUDA
+PUBLISHED = ("average_precision", "moving_average", "sort", "metrics")  # in the README
 
 
 def render(record: dict[str, Any]) -> str:
@@ -48,13 +49,13 @@ def absences(races: list[Race]) -> list[str]:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The AP and state tables, for the README."""
+    """The tables of PUBLISHED, for the README."""
     about = record["machine"]
     lines = [
         f"Measured on {about['cpu']}, {about['cores']} cores, {about['threads']} threads: medians "
         "of per-round ratios with their quartiles.",
     ]
-    for work in ("average_precision", "moving_average"):
+    for work in PUBLISHED:
         races = [race for race in record["races"] if race["work"] == work]
         if races:
             head, rows = SUMMARIES[work](races)
@@ -167,12 +168,57 @@ def _retrieval(races: list[Race]) -> Table:
     return head, rows
 
 
+def _sort(races: list[Race]) -> Table:
+    head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "torch/ours"]
+    head += ["numpy values/ours", "numpy argsort/ours"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['size']:.2f}",
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "torch"),
+                _ratio(race, "numpy_values"),
+                _ratio(race, "numpy_argsort"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
+def _metrics(races: list[Race]) -> Table:
+    head = ["metric", "ours ms", "error", "of limit", "scikit-learn ms", "scikit-learn error"]
+    head += ["scikit-learn/ours", "ours MB", "scikit-learn MB"]
+    rows = []
+    for race in races:
+        ours, theirs = race["contestants"]["ours"], race["contestants"].get("sklearn")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _median_ms(race, "sklearn"),
+                _error(theirs["error"]) if theirs else "-",
+                _ratio(race, "sklearn"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "sklearn"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "sort": _sort,
+    "metrics": _metrics,
 }
 
 

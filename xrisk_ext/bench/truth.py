@@ -20,6 +20,7 @@ from xrisk_ext.testing.cases import (
     PairwiseSumsInputs,
     RetrievalInputs,
 )
+from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
@@ -185,6 +186,81 @@ def _retrieval(inputs: RetrievalInputs, margin: float) -> Tensor:
     similarities.backward(slopes / len(unit))
     assert embeddings.grad is not None
     return embeddings.grad
+
+
+def sort_error(
+    inputs: SortInputs, values: Tensor, places: Tensor | None = None, stable: bool = True
+) -> float:
+    """Of the sorted values, and NaN where the places are not theirs, in the order of a tie too."""
+    scores = on_cpu(inputs).scores
+    truth = _once("sort", _content(scores), lambda: _sorted(scores))
+    if places is not None:
+        places = places.cpu()
+        if not torch.equal(places, truth[1]) if stable else bool(places.bincount().ne(1).any()):
+            return float("nan")
+        values = torch.stack((values.cpu(), scores[places]))
+    return relative_error(values, truth[0])
+
+
+def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sort(scores.double(), descending=True, stable=True)
+
+
+def metric_error(inputs: MetricInputs, value: Tensor) -> float:
+    """Of the metric's value."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.scores, inputs.labels), *inputs[2:])
+    return relative_error(value, _once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
+
+
+def _tie_groups(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
+    """Sum of the labels and size of each group of equal scores, from the highest down."""
+    values, group = inputs.scores.unique(return_inverse=True)
+    labels = torch.zeros(len(values), dtype=torch.int64).index_add_(0, group, inputs.labels)
+    return labels.flip(0), group.bincount().flip(0)
+
+
+def average_precision_value(inputs: MetricInputs) -> Tensor:
+    """Over the groups: the recall that each adds times the precision down to its end."""
+    labels, sizes = _tie_groups(inputs)
+    return (labels * (labels.cumsum(0).double() / sizes.cumsum(0))).sum() / labels.sum()
+
+
+def auroc_value(inputs: MetricInputs) -> Tensor:
+    """Twice the area, in whole pairs: exact, up to where `max_fpr` cuts through a group."""
+    true, sizes = _tie_groups(inputs)
+    false = sizes - true
+    positives, negatives = int(true.sum()), int(false.sum())
+    heights = 2 * true.cumsum(0) - true  # of a group's chord: both its ends, added
+    if inputs.max_fpr is None:
+        return (false * heights).sum().double() / (2 * positives * negatives)
+    ends, width = false.cumsum(0), inputs.max_fpr * negatives
+    area = (false * heights)[ends <= width].sum().double()
+    cut = int((ends <= width).sum())  # the first group that reaches beyond
+    if cut < len(ends):
+        part = (width - int(ends[cut] - false[cut])) / int(false[cut])
+        low = int(true[:cut].sum())
+        area += part * int(false[cut]) * (2 * low + part * int(true[cut]))
+    area /= 2 * positives * negatives
+    chance = inputs.max_fpr**2 / 2
+    return 0.5 * (1 + (area - chance) / (inputs.max_fpr - chance))
+
+
+def ndcg_value(inputs: MetricInputs) -> Tensor:
+    """With linear gain: in a group every place has the group's mean gain."""
+    labels, sizes = _tie_groups(inputs)
+    top = len(inputs.scores) if inputs.k is None else inputs.k
+    gains = (labels.double() / sizes)[:top].repeat_interleave(sizes[:top])[:top]
+    discount = 1 / torch.arange(2, len(gains) + 2, dtype=torch.float64).log2()
+    ideal = inputs.labels.sort(descending=True).values[:top]
+    return (gains * discount).sum() / (ideal * discount).sum()
+
+
+METRICS: dict[str, Callable[[MetricInputs], Tensor]] = {
+    "average_precision": average_precision_value,
+    "auroc": auroc_value,
+    "ndcg_at_k": ndcg_value,
+}
 
 
 Inputs = TypeVar("Inputs", bound=NamedTuple)

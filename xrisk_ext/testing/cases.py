@@ -1,78 +1,30 @@
 """The named cases: their sizes, their inputs and the least work that they need.
 
-To add one: append to a list here. To add a kind of work (a sort, a new loss): a subclass of `Case`
-with a list that goes into CASES, its float64 error in `xrisk_ext/bench/truth.py`, and peers, ours
-among them, in a file of `xrisk_ext/bench/peers/`. The races, the tables, the JSON and the
-regression check take it from there. The tests build their inputs from the same classes.
+To add one: append to a list here or in ranking_cases.py. To add a kind of work (a new op, a new
+loss): a subclass of `Case` with a list that goes into CASES, its float64 error in
+`xrisk_ext/bench/truth.py`, and peers, ours among them, in a file of `xrisk_ext/bench/peers/`. The
+races, the tables, the JSON and the regression check take it from there. The tests build their
+inputs from the same classes.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from xrisk_ext.testing.case import SEED
+from xrisk_ext.testing.case import Case as Case
+from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scores import SCORES
 
-SEED = 20240601
 GAMMA = 0.9
 MARGIN = 1.0
 
 LINE = 64  # bytes that memory moves for a row touched at random
-
-
-class Limit(NamedTuple):
-    """The least that the cheapest way known must do; whichever of the two is faster counts.
-
-    `bytes` is what has to move when the inputs are read once and the results written once,
-    `lanes` the multiply-and-add slots of the way that visits every pair.
-    """
-
-    bytes: float
-    lanes: float = math.inf
-
-
-@dataclass(frozen=True)
-class Case:
-    """What the harness asks of a case."""
-
-    work: ClassVar[str]
-    leader: ClassVar[str] = "ours"  # whom the others are compared with
-    share: ClassVar[float] = 1.0  # of a race's time, where there are many cases
-
-    @property
-    def name(self) -> str:
-        raise NotImplementedError
-
-    @property
-    def quick(self) -> bool:
-        """Is it among the few of `bench --quick`?"""
-        return False
-
-    @property
-    def pairs(self) -> int:
-        """What a peer holds that stores every pair."""
-        return 0
-
-    @property
-    def under_o(self) -> tuple[str, ...]:
-        """Peers raced once more under `python -O`, whose asserts cost them time."""
-        return ()
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """Sizes that the tables and the plot need."""
-        return {}
-
-    def inputs(self) -> Any:
-        """Fresh ones with each call, the same every time."""
-        raise NotImplementedError
-
-    def limit(self) -> Limit | None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -360,5 +312,12 @@ def retrieval_inputs(case: RetrievalCase) -> RetrievalInputs:
     return RetrievalInputs((centres[classes] + noise).requires_grad_(), classes)
 
 
-CASES: list[Case] = [*AVERAGE_PRECISION, *MOVING_AVERAGE, *PAIRWISE_SUMS, *RETRIEVAL]
+CASES: list[Case] = [
+    *AVERAGE_PRECISION,
+    *MOVING_AVERAGE,
+    *PAIRWISE_SUMS,
+    *RETRIEVAL,
+    *SORTS,
+    *METRICS,
+]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))
