@@ -171,6 +171,7 @@ def test_a_graph_replays_steps_and_sees_a_new_gamma(size: int) -> None:
     scores, target, index = (t.cuda() for t in make_batch(size, 1))
     scores.requires_grad_()
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # warm-up
         loss(scores, target, index).backward()
     torch.cuda.current_stream().wait_stream(side)
@@ -215,12 +216,29 @@ def test_another_stream() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_a_compiled_step_is_the_same() -> None:
-    batch = make_batch(256, 1)
-    expected = step(make_loss(1).cuda(), batch, "cuda")
-    compiled = torch.compile(make_loss(1).cuda(), fullgraph=True)
-    for ours, theirs in zip(step(compiled, batch, "cuda"), expected, strict=True):
-        assert_near(ours, theirs, torch.float32)
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_steps_are_the_same(mode: str) -> None:
+    loss, eager = make_loss(1).cuda(), make_loss(1).cuda()
+    compiled = torch.compile(loss, fullgraph=True, mode=mode)
+    for seed in range(5):  # reduce-overhead: a warm-up, a recording, replays
+        batch = make_batch(256, 1, seed)
+        loss.gamma = eager.gamma = 0.9 / (seed + 1)
+        torch.compiler.cudagraph_mark_step_begin()
+        ours, theirs = step(compiled, batch, "cuda"), step(eager, batch, "cuda")
+        for actual, expected in zip(ours, theirs, strict=True):
+            assert_near(actual, expected, torch.float32)
+        for name, buffer in eager.state_dict().items():
+            assert_near(loss.state_dict()[name].cpu(), buffer.cpu(), torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NOT RUN: a single GPU")
+def test_another_device_than_the_current_one() -> None:
+    for size in (64, 3000, 70_000):
+        batch = make_batch(size, 1)
+        expected = step(make_loss(1).cuda(), batch, "cuda")
+        actual = step(make_loss(1).to("cuda:1"), batch, "cuda:1")
+        for ours, theirs in zip(actual, expected, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_an_id_out_of_range_is_left_alone_and_named_under_debug() -> None:
