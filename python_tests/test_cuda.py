@@ -241,23 +241,34 @@ def test_another_device_than_the_current_one() -> None:
             assert torch.equal(ours, theirs)
 
 
-def test_an_id_out_of_range_is_left_alone_and_named_under_debug() -> None:
+def test_an_id_out_of_range_is_left_alone() -> None:
     state = torch.zeros(3, device="cuda")
     index = torch.tensor([1, 7, -1], device="cuda")
     stored = xr.ops.moving_average_update_(state, index, torch.ones(3, device="cuda"), 1.0)
     assert state.tolist() == [0.0, 1.0, 0.0]
     assert stored.tolist() == [1.0, 1.0, 1.0]
-    code = (
-        "import torch, xrisk_ext as xr\n"
-        "xr.ops.moving_average_update_(torch.zeros(3, device='cuda'),"
-        " torch.tensor([7], device='cuda'), torch.ones(1, device='cuda'), 1.0)\n"
-    )
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        ("ops.moving_average_update_(x, x.long() + 7, x, 1.0)", "expected index in [0, 3)"),
+        ("ops.moving_average_update_(x, x.long(), x, 1.5)", "expected gamma in [0, 1]"),
+        ("ops.pairwise_sums(x, x, item_weights=x / 0)", "expected item_weights to be finite"),
+        ("ops.pairwise_log_sums(x, x, item_weights=x - 1)", "expected item_weights to be finite"),
+        ("ops.pairwise_log_sums(x, x, temperature=0.0)", "expected temperature >= 1e-30"),
+        ("ops.pairwise_sums(x, x, scale=-1.0)", "expected scale > 0"),
+        ("AveragePrecisionLoss(3).to(x)(x, x + 1, x.long() + 3)", "expected index in [0, 3)"),
+    ],
+)
+def test_debug_names_bad_values(call: str, complaint: str) -> None:
+    code = f"import torch, xrisk_ext as xr\nx = torch.zeros(3, device='cuda')\nxr.{call}"
     failed = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"XRISK_DEBUG": "1"}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     assert failed.returncode != 0
-    assert "expected index in [0, 3)" in failed.stderr
+    assert complaint in failed.stderr
 
 
 def test_what_stands_on_two_devices_is_refused() -> None:
