@@ -4,10 +4,11 @@ python benchmarks/gpu_check.py                    all stages
 python benchmarks/gpu_check.py --only build tests
 python benchmarks/gpu_check.py --resume           those that have not passed yet
 
-Needs no network: the Python that runs it must have torch with CUDA, pytest and hypothesis; nvcc,
-CMake and ninja are taken from the machine. After each stage the report is written again to
-benchmarks/results/<gpu>-<date>.json, so that calls of ten minutes add up, and its table goes into
-the README. What is missing (compute-sanitizer, a peer) is recorded and does not fail.
+Needs no network: the Python that runs it must have torch with CUDA, pytest, pytest-benchmark and
+hypothesis; nvcc, CMake and ninja are taken from the machine. After each stage the report is
+written again to benchmarks/results/<gpu>-<date>.json, so that calls of ten minutes add up, and its
+table goes into the README. What is missing (compute-sanitizer, a peer) is recorded and does not
+fail.
 """
 
 from __future__ import annotations
