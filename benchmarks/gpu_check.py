@@ -4,10 +4,11 @@ python benchmarks/gpu_check.py                    all stages
 python benchmarks/gpu_check.py --only build tests
 python benchmarks/gpu_check.py --resume           those that have not passed yet
 
-Needs no network: the Python that runs it must have torch with CUDA, pytest and hypothesis; nvcc,
-CMake and ninja are taken from the machine. After each stage the report is written again to
-benchmarks/results/<gpu>-<date>.json, so that calls of ten minutes add up, and its table goes into
-the README. What is missing (compute-sanitizer, a peer) is recorded and does not fail.
+Needs no network: the Python that runs it must have torch with CUDA, pytest, pytest-benchmark and
+hypothesis; nvcc, CMake and ninja are taken from the machine. After each stage the report is
+written again to benchmarks/results/<gpu>-<date>.json, so that calls of ten minutes add up, and its
+table goes into the README. What is missing (compute-sanitizer, a peer) is recorded and does not
+fail.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,14 +40,18 @@ Report = dict[str, Any]
 def run(command: list[str], **environment: str) -> Report:
     """Runs a command in the checkout; how it ended, how long it took, the end of its output."""
     start = time.perf_counter()
+    # A session of its own: what the command started has the pipe, and must end with it.
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | environment, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=STAGE_SECONDS,
-        )  # fmt: skip
-        status, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as error:
-        status, output = 124, str(error.stdout or "")
+        output, _ = process.communicate(timeout=STAGE_SECONDS)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        status = 124
     print(output[-4000:], flush=True)
     seconds = round(time.perf_counter() - start, 1)
     return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-4000:]}
@@ -72,7 +78,8 @@ def kernels(_: Report) -> Report:
 def tests(_: Report) -> Report:
     """The Python tests of CUDA: agreement with the CPU, no wait, graphs, determinism; the fuzz."""
     found = run(
-        [sys.executable, "-m", "pytest", "-q", "python_tests/test_cuda.py", "python_tests/fuzz"]
+        [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "python_tests/test_cuda.py",
+         "python_tests/fuzz"]
     )  # fmt: skip
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", found["tail"])
     return found | {"counts": {what: int(number) for number, what in counts}}
@@ -125,23 +132,34 @@ def ceilings(_: Report) -> Report:
     }
 
 
-def races(report: Report) -> Report:
-    """The benchmarks on the GPU with the peers that are there."""
-    name = report["name"] + "-races"
-    found = run(
-        [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--race-seconds", "1",
-         "--output", str(RESULTS), "--name", name]
-    )  # fmt: skip
-    return found | {"record": f"{name}.json"}
+def races(*chosen: str) -> Callable[[Report], Report]:
+    """A part of the benchmarks: a race that is cut off loses the figures of its whole part."""
+
+    def stage(report: Report) -> Report:
+        part = "-".join(re.sub(r"\W+", "", word) for word in chosen if word[:2] != "--")
+        name = f"{report['name']}-{part}"
+        found = run(
+            [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--race-seconds", "1",
+             "--output", str(RESULTS), "--name", name, *chosen]
+        )  # fmt: skip
+        return found | {"record": f"{name}.json"}
+
+    stage.__doc__ = f"The benchmarks on the GPU with the peers that are there: {' '.join(chosen)}."
+    return stage
 
 
+AP = ("--op", "average_precision")
 STAGES: dict[str, Callable[[Report], Report]] = {
     "build": build,
     "kernels": kernels,
     "tests": tests,
     "sanitizer": sanitizer,
     "ceilings": ceilings,
-    "races": races,
+    "races_small": races(*AP, "--case", "B=64", "--case", "B=256", "--case", "B=1024"),
+    "races_medium": races(*AP, "--case", "B=4096", "--case", "B=16384"),
+    "races_large": races(*AP, "--case", "B=1000000"),
+    "races_state": races("--op", "moving_average"),
+    "races_pairs": races("--op", "pairwise_sums"),
 }
 
 

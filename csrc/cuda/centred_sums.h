@@ -8,6 +8,7 @@
 
 #include "cuda/block.h"
 #include "cuda/moments.h"
+#include "cuda/pair_by_pair.h"
 #include "cuda/pairs.h"
 #include "cuda/workspace.h"
 
@@ -95,23 +96,29 @@ __global__ void __launch_bounds__(Shape::kBlock)
 }
 
 // sums[s, c, i], slopes. Mapping: a thread an anchor. Bytes: sizeof(T) in, 16 out a channel.
-// Hazard: u is taken from the exact x - m.
+// Hazard: u is taken from the exact x - m. Infinities have no moments: pair by pair.
 template <class T>
 __global__ void __launch_bounds__(kPlainBlock)
-    centred_rows_kernel(const Centred* __restrict__ moments, Side<T> anchors, int segments,
-                        int channels, double margin, double* __restrict__ sums,
+    centred_rows_kernel(const Centred* __restrict__ moments, Side<T> anchors, Side<T> items,
+                        int segments, int channels, double margin, double* __restrict__ sums,
                         double* __restrict__ slopes) {
   const int64_t thread = int64_t{blockIdx.x} * kPlainBlock + threadIdx.x;
   if (thread >= segments * anchors.capacity) return;
   const int64_t segment = thread / anchors.capacity, anchor = thread % anchors.capacity;
   const bool live = anchors.live == nullptr || anchor < anchors.live[segment];
-  const SplitPoint<T> point = split_at(live ? anchors.scores[thread] : T(0), -margin, true);
+  const T x = live ? anchors.scores[thread] : T(0);
+  const SplitPoint<T> point = split_at(x, -margin, true);
   for (int c = 0; c < channels; ++c) {
     const int64_t row = segment * channels + c;
     const Centred m = moments[row];
     const double u = point.distance_to_above(m.centre);
-    sums[row * anchors.capacity + anchor] = live ? m.m2 + u * (2.0 * m.m1 + u * m.m0) : 0.0;
-    slopes[row * anchors.capacity + anchor] = live ? 2.0 * (m.m1 + u * m.m0) : 0.0;
+    double sum = m.m2 + u * (2.0 * m.m1 + u * m.m0), slope = 2.0 * (m.m1 + u * m.m0);
+    if (live && !is_finite(sum)) {
+      const SurrogateParams params{margin, 1.0};
+      pair_by_pair(Surrogate::kSquared, params, x, items, segment, row, sum, slope);
+    }
+    sums[row * anchors.capacity + anchor] = live ? sum : 0.0;
+    slopes[row * anchors.capacity + anchor] = live ? slope : 0.0;
   }
 }
 
@@ -183,8 +190,8 @@ cudaError_t launch_centred_rows(const PairRows<T>& call, void* workspace, cudaSt
   XRISK_RETURN_IF_ERROR(launch_centred_moments(memory, problem.items, problem.items.weights,
                                                problem.channels, shape, stream));
   XRISK_LAUNCH(centred_rows_kernel<T>, blocks_for(threads, kPlainBlock), kPlainBlock, 0, stream,
-               static_cast<const Centred*>(memory.rows), problem.anchors, problem.segments,
-               problem.channels, problem.margin, call.sums, call.slopes);
+               static_cast<const Centred*>(memory.rows), problem.anchors, problem.items,
+               problem.segments, problem.channels, problem.margin, call.sums, call.slopes);
   return cudaGetLastError();
 }
 

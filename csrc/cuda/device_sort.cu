@@ -62,7 +62,8 @@ cudaError_t sort_pairs(const Key* keys_in, Key* keys_out, const uint32_t* payloa
                        void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   if (!is_valid(count, begin_bit, end_bit, 8 * sizeof(Key))) return cudaErrorInvalidValue;
   if (count == 0) return cudaSuccess;
-  if (workspace == nullptr) return cudaErrorInvalidValue;
+  // cub sorts a single tile without a look at the size
+  if (workspace == nullptr || workspace_bytes == 0) return cudaErrorInvalidValue;
 #if defined(__CUDACC__)
   return cub_sort(workspace, workspace_bytes, keys_in, keys_out, payload_in, payload_out, count,
                   begin_bit, end_bit, stream);

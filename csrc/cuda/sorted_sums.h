@@ -6,6 +6,7 @@
 // either side about the split point are the sums.
 #pragma once
 
+#include "cuda/pair_by_pair.h"
 #include "cuda/sorted_table.h"
 
 namespace xrisk::cuda {
@@ -99,10 +100,10 @@ __device__ __forceinline__ Halves split(const SortedTable<T, W>& table, int64_t 
 //   Bytes: an anchor reads its score, ~log2(chunks) sectors, 2 to 4 records of 32 bytes and one
 //   chunk, mostly from L2; writes 16 a channel.
 //   Hazard: scores near 30 with spread 0.05 in float: everything is relative to the split point,
-//   with what rounding took from x + o, and of one sign.
+//   with what rounding took from x + o, and of one sign. Infinities have no moments: pair by pair.
 template <class T, class Shape>
 __global__ void __launch_bounds__(kHeavyBlock)
-    sorted_rows_kernel(SortedTable<T, T> table, Piecewise phi, Side<T> anchors,
+    sorted_rows_kernel(SortedTable<T, T> table, Piecewise phi, Side<T> anchors, Side<T> items,
                        double* __restrict__ sums, double* __restrict__ slopes) {
   const int64_t thread = int64_t{blockIdx.x} * kHeavyBlock + threadIdx.x;
   if (thread >= table.segments * anchors.capacity) return;
@@ -146,7 +147,11 @@ __global__ void __launch_bounds__(kHeavyBlock)
         sum += zero_one ? 0.5 * h2.above.m0 : (scale - 1.0) * h2.above.m1;
         slope += zero_one ? 0.0 : (scale - 1.0) * h2.above.m0;
       }
-      if (!finite) sum = slope = static_cast<double>(x - x);
+      if (!finite || !is_finite(sum)) {
+        const SurrogateParams params{phi.margin, scale};
+        pair_by_pair(phi.surrogate, params, x, items, segment, segment * table.channels + c, sum,
+                     slope);
+      }
     }
     const int64_t at = (segment * table.channels + c) * anchors.capacity + anchor;
     sums[at] = sum;
@@ -235,7 +240,7 @@ cudaError_t launch_piecewise_rows(const PairRows<T>& call, void* workspace, cuda
       build_table(memory, problem.items, problem.items.weights, false, shape, stream));
   const Piecewise phi{problem.surrogate, problem.margin, problem.scale};
   XRISK_LAUNCH((sorted_rows_kernel<T, Shape>), blocks_for(threads, kHeavyBlock), kHeavyBlock, 0,
-               stream, memory.table, phi, problem.anchors, call.sums, call.slopes);
+               stream, memory.table, phi, problem.anchors, problem.items, call.sums, call.slopes);
   return cudaGetLastError();
 }
 

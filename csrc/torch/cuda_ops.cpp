@@ -11,6 +11,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -57,6 +58,27 @@ void debug_check_scale(const char* op, const cpu::PairwiseSpec& spec, const at::
   if (debugging()) check_scale(op, spec.surrogate, scale.item<double>());
 }
 
+void debug_check_temperature(const char* op, const at::Tensor& temperature) {
+  if (!debugging()) return;
+  const double value = temperature.item<double>();
+  TORCH_CHECK_VALUE(value >= 1e-30 && std::isfinite(value), op,
+                    ": expected temperature >= 1e-30 and finite, got ", value);
+}
+
+void debug_check_gamma(const char* op, const at::Tensor& gamma) {
+  if (!debugging()) return;
+  const at::Tensor good = gamma.ge(0).logical_and(gamma.le(1));
+  TORCH_CHECK_VALUE(good.all().item<bool>(), op, ": expected gamma in [0, 1]");
+}
+
+void debug_check_weights(const char* op, const at::Tensor& weights, bool non_negative) {
+  if (!debugging() || !weights.defined()) return;
+  at::Tensor good = weights.sub(weights).eq(0);
+  if (non_negative) good = good.logical_and(weights.ge(0));
+  TORCH_CHECK_VALUE(good.all().item<bool>(), op, ": expected item_weights to be finite",
+                    non_negative ? " and >= 0" : "");
+}
+
 void debug_check_range(const char* op, const at::Tensor& ids, int64_t rows) {
   if (!debugging() || ids.numel() == 0) return;
   const int64_t low = ids.min().item<int64_t>(), high = ids.max().item<int64_t>();
@@ -97,6 +119,7 @@ std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
+  debug_check_weights(kOp, pairs.weights, false);
   const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
   const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
   debug_check_scale(kOp, spec, factor);
@@ -126,6 +149,7 @@ at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tenso
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
+  debug_check_weights(kOp, pairs.weights, false);
   const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
   const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
   check_device(anchor_weights, anchors, kOp, "anchor_weights");
@@ -159,11 +183,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  debug_check_weights(kOp, pairs.weights, true);
   TORCH_CHECK_VALUE(!pairs.channel_dimension, kOp, ": expected item_weights of shape [",
                     items.numel(), "], got ", item_weights->sizes());
   const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, 0);
   const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
   const at::Tensor heat = device_number(temperature, anchors, kOp, "temperature");
+  debug_check_temperature(kOp, heat);
   debug_check_scale(kOp, spec, factor);
   at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
   at::Tensor masses = empty_rows(pairs, at::kDouble);
@@ -189,9 +215,11 @@ at::Tensor pairwise_log_sums_columns_cuda(const at::Tensor& anchors, const at::T
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
+  debug_check_weights(kOp, pairs.weights, true);
   const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, 0);
   const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
   const at::Tensor heat = device_number(temperature, anchors, kOp, "temperature");
+  debug_check_temperature(kOp, heat);
   for (const at::Tensor& rows : {anchor_weights, masses}) {
     check_device(rows, anchors, kOp, "anchor_weights and masses");
     TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
@@ -244,6 +272,7 @@ at::Tensor moving_average_update_cuda_(const at::Tensor& state, const at::Tensor
   check_device(gamma, state, kOp, "gamma");
   debug_check_range(kOp, inputs.ids, state.size(0));
   const at::Tensor gammas = contiguous_as(gamma, at::kDouble);
+  debug_check_gamma(kOp, gammas);
   const at::ScalarType value_type = accumulation_type(values);
   at::Tensor observations = contiguous_as(values, value_type);
   if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
@@ -289,6 +318,8 @@ std::tuple<at::Tensor, at::Tensor> score_step_cuda_(
   const at::Tensor positive = labels.gt(0).contiguous();
   if (debugging()) {
     debug_check_scale(kOp, spec, factor);
+    debug_check_gamma(kOp, weight);
+    debug_check_weights(kOp, inputs.weights, true);
     if (state.has_value()) {
       const at::Tensor any = inputs.num_labels == 1 ? positive.reshape({-1}) : positive.any(1);
       debug_check_range(kOp, inputs.ids.masked_select(any), inputs.rows);

@@ -346,6 +346,46 @@ void test_not_finite() {
   }
 }
 
+// Infinities, several of each sign, weights of both: the sums are those of IEEE arithmetic, pair by
+// pair.
+template <class T>
+void test_infinities() {
+  const T inf = static_cast<T>(INFINITY);
+  for (const Weights weights : {Weights::kNone, Weights::kPositive, Weights::kMixed}) {
+    for (const int which : {1, 2, 3}) {  // items below, above, both
+      for (Surrogate surrogate : kSurrogates) {
+        auto c = make_case<T>({9, 60, 2, 2, true}, Scores::kNormal, weights, 0.5, 2.0);
+        for (const size_t j : {4, 5, 6, 22, 40}) {
+          if (which != 2) c.items[j] = -inf;
+          if (which != 1) c.items[j + 3] = inf;
+        }
+        c.anchors[2] = inf;
+        c.anchors[5] = -inf;
+        const auto result = run<Tiny<32, 2>>(c, surrogate);
+        const Wide margin = surrogate == Surrogate::kZeroOne ? 0 : c.margin;
+        for (int channel = 0; channel < 2; ++channel) {
+          for (int i = 0; i < 9; ++i) {
+            Wide sum = 0;
+            for (int j = 0; j < c.live(c.items_live, 0, 60); ++j) {
+              const Wide w = c.weights.empty() ? 1 : c.weights[channel * 60 + j];
+              const Wide d = Wide{c.items[j]} - Wide{c.anchors[i]};
+              Wide value, derivative;
+              phi(surrogate, d, margin, c.scale, value, derivative);
+              if (w != 0) sum += w * (d != d ? d : value);
+            }
+            const double got = result.sums[channel * 9 + i];
+            if (std::isfinite(sum)) {
+              CHECK(near(got, sum, 1e-9, std::fabs(sum) + 100));
+            } else {
+              CHECK(std::isnan(sum) ? std::isnan(got) : got == static_cast<double>(sum));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 void test_errors() {
   PairRows<float> rows;
   rows.problem.surrogate = Surrogate::kLogistic;
@@ -369,6 +409,8 @@ int main() {
   test_sizes<double>();
   test_not_finite<float>();
   test_not_finite<double>();
+  test_infinities<float>();
+  test_infinities<double>();
   test_errors();
   return report();
 }
