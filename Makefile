@@ -51,7 +51,7 @@ test-simt: $(STAMP_DEV)
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
 	.ci/cuda_layer
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 # AddressSanitizer and UBSan: the C++ tests, then the extension under the Python tests.
 test-sanitize: $(STAMP_DEV)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -47,15 +48,41 @@ def restore_threads() -> Iterator[None]:
 
 
 _START = time.monotonic()
+_FUZZED: dict[str, int] = {}  # examples of each fuzz test, also of the processes of pytest-xdist
+_WHY_NO_CUDA: list[str] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is None:
+        return
+    workeroutput = getattr(session.config, "workeroutput", None)
+    if workeroutput is None:
+        _note(dict(fuzzing.EXAMPLES), fuzzing.WHY_NO_CUDA)
+    else:
+        workeroutput["fuzzed"] = (dict(fuzzing.EXAMPLES), fuzzing.WHY_NO_CUDA)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if "fuzzed" in getattr(node, "workeroutput", {}):
+        _note(*node.workeroutput["fuzzed"])
+
+
+def _note(examples: dict[str, int], why_no_cuda: str | None) -> None:
+    for test, count in examples.items():
+        _FUZZED[test] = _FUZZED.get(test, 0) + count
+    if why_no_cuda and not _WHY_NO_CUDA:
+        _WHY_NO_CUDA.append(why_no_cuda)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How much was fuzzed, where it was."""
-    fuzzing = sys.modules.get("fuzzing")
-    if fuzzing is None or not fuzzing.EXAMPLES:
+    if not _FUZZED:
         return
-    examples, seconds = fuzzing.EXAMPLES, time.monotonic() - _START
+    seconds = time.monotonic() - _START
     terminalreporter.write_line(
-        f"fuzz: {sum(examples.values())} examples of {len(examples)} tests, session {seconds:.0f} s"
-        + (f"; CUDA NOT FUZZED: {fuzzing.WHY_NO_CUDA}" if fuzzing.WHY_NO_CUDA else "")
+        f"fuzz: {sum(_FUZZED.values())} examples of {len(_FUZZED)} tests, session {seconds:.0f} s"
+        + (f"; CUDA NOT FUZZED: {_WHY_NO_CUDA[0]}" if _WHY_NO_CUDA else "")
     )
