@@ -29,8 +29,10 @@ def checkout() -> Path | None:
 def run(selection: Selection) -> tuple[dict[str, Any], int]:
     """Run pytest on the suite; a failed race does not lose the others' figures.
 
-    Whatever pytest is configured to do in the current directory is none of its business.
+    Whatever pytest is configured to do in the current directory, or by a pytest that called us, is
+    none of its business: a worker of pytest-xdist would keep pytest-benchmark from measuring.
     """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", str(HERE / "suite.py"), "-q", "-ra"]
@@ -43,7 +45,9 @@ def run(selection: Selection) -> tuple[dict[str, Any], int]:
         ]
         command += ["-p", "no:cacheprovider", "-p", "xrisk_ext.bench.plugin"]
         command += [f"--benchmark-json={target}", "--benchmark-columns=min,median,iqr,rounds"]
-        status = subprocess.run([*command, *selection.as_options()], check=False).returncode
+        status = subprocess.run(
+            [*command, *selection.as_options()], check=False, env=environment
+        ).returncode
         if not target.exists() or not target.stat().st_size:
             raise SystemExit(f"pytest left no results (exit status {status})")
         record = load(target)
