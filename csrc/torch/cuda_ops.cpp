@@ -5,20 +5,12 @@
 // are) is read there, so that a step can be captured in a CUDA graph. Values are looked at only
 // under XRISK_DEBUG=1, which does wait.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
 
 #include "cuda/moving_average.h"
 #include "cuda/pairs.h"
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
+#include "torch/cuda_common.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 #include "torch/state_inputs.h"
@@ -28,63 +20,6 @@ namespace {
 
 // Pairs from which the sort algorithm is faster than the direct one; from shapes alone.
 constexpr double kSortFromPairs = 1e9;
-
-bool debugging() {
-  static const bool debug = [] {
-    const char* value = std::getenv("XRISK_DEBUG");
-    return value != nullptr && std::strcmp(value, "1") == 0;
-  }();
-  return debug;
-}
-
-at::Tensor workspace_like(const at::Tensor& like, size_t bytes) {
-  return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
-}
-
-cudaStream_t stream_of(const at::Tensor& t) {
-  return c10::cuda::getCurrentCUDAStream(t.get_device()).stream();
-}
-
-// A hyper-parameter as one double on the device.
-at::Tensor device_number(const at::Tensor& t, const at::Tensor& like, const char* op,
-                         const char* name) {
-  TORCH_CHECK_VALUE(t.numel() == 1, op, ": expected ", name, " to be one number, got shape ",
-                    t.sizes());
-  check_device(t, like, op, name);
-  return contiguous_as(t, at::kDouble);
-}
-
-void debug_check_scale(const char* op, const cpu::PairwiseSpec& spec, const at::Tensor& scale) {
-  if (debugging()) check_scale(op, spec.surrogate, scale.item<double>());
-}
-
-void debug_check_temperature(const char* op, const at::Tensor& temperature) {
-  if (!debugging()) return;
-  const double value = temperature.item<double>();
-  TORCH_CHECK_VALUE(value >= 1e-30 && std::isfinite(value), op,
-                    ": expected temperature >= 1e-30 and finite, got ", value);
-}
-
-void debug_check_gamma(const char* op, const at::Tensor& gamma) {
-  if (!debugging()) return;
-  const at::Tensor good = gamma.ge(0).logical_and(gamma.le(1));
-  TORCH_CHECK_VALUE(good.all().item<bool>(), op, ": expected gamma in [0, 1]");
-}
-
-void debug_check_weights(const char* op, const at::Tensor& weights, bool non_negative) {
-  if (!debugging() || !weights.defined()) return;
-  at::Tensor good = weights.sub(weights).eq(0);
-  if (non_negative) good = good.logical_and(weights.ge(0));
-  TORCH_CHECK_VALUE(good.all().item<bool>(), op, ": expected item_weights to be finite",
-                    non_negative ? " and >= 0" : "");
-}
-
-void debug_check_range(const char* op, const at::Tensor& ids, int64_t rows) {
-  if (!debugging() || ids.numel() == 0) return;
-  const int64_t low = ids.min().item<int64_t>(), high = ids.max().item<int64_t>();
-  TORCH_CHECK_INDEX(low >= 0 && high < rows, op, ": expected index in [0, ", rows, "), got ",
-                    low < 0 ? low : high);
-}
 
 template <class T>
 cuda::PairProblem<T> problem_of(const Pairs& pairs, const cpu::PairwiseSpec& spec,
