@@ -194,11 +194,12 @@ def test_the_reference_stands_alone() -> None:
             assert within(module, *allowed), f"{path} imports {module}"
 
 
-def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
+def test_ops_do_not_import_losses_losses_not_the_reference_and_data_neither() -> None:
     package = {"torch", "typing", "collections"}
     allowed = {
         "ops": ("xrisk_ext.ops",),
         "losses": ("xrisk_ext.losses", "xrisk_ext.ops", "xrisk_ext.state"),
+        "data": ("xrisk_ext.data", "abc"),
     }
     for folder, below in allowed.items():
         for path in python_files(PACKAGE / folder):
