@@ -7,15 +7,25 @@ _C = load_extension()
 
 from xrisk_ext import data, losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
+    AUCMarginLoss,
     AveragePrecisionLoss,
+    ClassBalancedCrossEntropyLoss,
+    FocalLoss,
+    LDAMLoss,
     MeanAveragePrecisionLoss,
+    MinMaxAUCLoss,
     PairwiseAUCLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
+    "AUCMarginLoss",
     "AveragePrecisionLoss",
+    "ClassBalancedCrossEntropyLoss",
+    "FocalLoss",
+    "LDAMLoss",
     "MeanAveragePrecisionLoss",
+    "MinMaxAUCLoss",
     "MovingAverage",
     "PairwiseAUCLoss",
     "__version__",

@@ -70,6 +70,25 @@ struct RankIndex {
 // key, and the weight that stands exactly on that key (zero_one only).
 constexpr int kMomentSlots = 4;
 
+// The cross entropy family over entries [B, L], row by row; core/cross_entropy.h.
+template <class T>
+struct CrossEntropyRange {
+  const T* scores = nullptr;
+  const uint8_t* positive = nullptr;
+  const T* weights = nullptr;  // one an entry, or null
+  int64_t labels = 1;          // L
+  // Of the labels, repeated for a register's length beyond L: [period] for the negatives, then
+  // [period] for the positives; `factors`, on the gradient, [period] alone.
+  const T* class_weights = nullptr;
+  const T* margins = nullptr;
+  const T* factors = nullptr;
+  int64_t period = 0;
+  T scale = 1, focus = 0;
+  T* losses = nullptr;    // not multiplied by the factors
+  T* gradient = nullptr;  // may be null
+};
+constexpr int64_t kMostLanes = 16;
+
 template <class T>
 struct Kernels {
   // For anchors [anchor_begin, anchor_end): sums and slopes over items [item_begin, item_end).
@@ -101,6 +120,7 @@ struct Kernels {
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);
+  void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the

@@ -47,6 +47,15 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // Sums over the entries of each label: parameters and by_parameters [3, L] are a, b and alpha.
+  m.def(
+      "auc_margin_step(Tensor scores, Tensor labels, Tensor? item_weights, Tensor a, Tensor b, "
+      "Tensor alpha, Tensor? class_prior, float margin, int kind, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient, Tensor by_parameters)");
+  m.def(
+      "cross_entropy_step(Tensor scores, Tensor labels, Tensor? item_weights, "
+      "Tensor? class_weights, Tensor? margins, float scale, float focus, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -63,11 +72,17 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
   m.impl("score_step_", &xrisk::score_step_);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) { m.impl("score_step_", &xrisk::score_step_autograd); }
+TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
+  m.impl("score_step_", &xrisk::score_step_autograd);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step_autograd);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
+}
 
 namespace {
 
@@ -138,5 +153,10 @@ PYBIND11_MODULE(_C, m) {
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
+  m.def("auc_margin", &xrisk::auc_margin, pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.auc_margin_step, with less to convert.");
+  m.def("cross_entropy", &xrisk::cross_entropy,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.cross_entropy_step, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

@@ -8,6 +8,7 @@
 #include "cpu/moving_average.h"
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
+#include "torch/moment_ops.h"
 #include "torch/ops.h"
 #include "torch/state_inputs.h"
 

@@ -1,6 +1,21 @@
 """Losses: `torch.nn.Module`s whose state is in registered buffers. One file per family."""
 
 from xrisk_ext.losses.auc import PairwiseAUCLoss
+from xrisk_ext.losses.auc_margin import AUCMarginLoss, MinMaxAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
+from xrisk_ext.losses.classification import (
+    ClassBalancedCrossEntropyLoss,
+    FocalLoss,
+    LDAMLoss,
+)
 
-__all__ = ["AveragePrecisionLoss", "MeanAveragePrecisionLoss", "PairwiseAUCLoss"]
+__all__ = [
+    "AUCMarginLoss",
+    "AveragePrecisionLoss",
+    "ClassBalancedCrossEntropyLoss",
+    "FocalLoss",
+    "LDAMLoss",
+    "MeanAveragePrecisionLoss",
+    "MinMaxAUCLoss",
+    "PairwiseAUCLoss",
+]

@@ -4,7 +4,9 @@ This package is the oracle of the tests. It stands alone (imports torch only), c
 densely in float64 whatever the dtype of its inputs, and prefers obviousness to speed.
 """
 
+from .auc_margin import auc_margin
 from .average_precision import average_precision
+from .classification import class_balanced_cross_entropy, focal, ldam
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
@@ -12,7 +14,11 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 
 __all__ = [
     "SURROGATES",
+    "auc_margin",
     "average_precision",
+    "class_balanced_cross_entropy",
+    "focal",
+    "ldam",
     "moving_average_update_",
     "pairwise_auc",
     "pairwise_log_sums",
