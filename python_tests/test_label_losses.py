@@ -85,7 +85,7 @@ KINDS = {
             scale=3.0,
             class_weights=loss.class_weights,
             item_weights=w,
-        ),  # fmt: skip
+        ),
         False,
     ),
 }

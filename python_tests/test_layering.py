@@ -25,7 +25,13 @@ LAYERS = {
 }
 # the one door from kernels to the shim that runs them on the host
 MAY_ALSO_INCLUDE = {"cuda/platform.h": {"simt"}}
-HOST_INTERFACES = ("moving_average.h", "pairs.h", "score_step.h", "surrogate_values.h")
+HOST_INTERFACES = (
+    "entrywise.h",
+    "moving_average.h",
+    "pairs.h",
+    "score_step.h",
+    "surrogate_values.h",
+)
 CUDA_HEADERS = {name: ("cuda_runtime_api.h",) for name in HOST_INTERFACES} | {
     "platform.h": ("cuda_runtime.h",),
     "device_sort.cu": ("cub/device/device_radix_sort.cuh",),
