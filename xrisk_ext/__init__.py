@@ -10,6 +10,10 @@ from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
     MeanAveragePrecisionLoss,
     PairwiseAUCLoss,
+    PartialAUCLoss,
+    PNormPushLoss,
+    TopPushLoss,
+    TwoWayPartialAUCLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
@@ -17,7 +21,11 @@ __all__ = [
     "AveragePrecisionLoss",
     "MeanAveragePrecisionLoss",
     "MovingAverage",
+    "PNormPushLoss",
     "PairwiseAUCLoss",
+    "PartialAUCLoss",
+    "TopPushLoss",
+    "TwoWayPartialAUCLoss",
     "__version__",
     "losses",
     "metrics",

@@ -2,5 +2,15 @@
 
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
+from xrisk_ext.losses.partial_auc import PartialAUCLoss, TwoWayPartialAUCLoss
+from xrisk_ext.losses.push import PNormPushLoss, TopPushLoss
 
-__all__ = ["AveragePrecisionLoss", "MeanAveragePrecisionLoss", "PairwiseAUCLoss"]
+__all__ = [
+    "AveragePrecisionLoss",
+    "MeanAveragePrecisionLoss",
+    "PNormPushLoss",
+    "PairwiseAUCLoss",
+    "PartialAUCLoss",
+    "TopPushLoss",
+    "TwoWayPartialAUCLoss",
+]
