@@ -6,6 +6,7 @@
 
 #include "core/moving_average.h"
 #include "core/rules.h"
+#include "core/surrogate.h"
 #include "cpu/first_entries.h"
 #include "cpu/log_sums.h"
 #include "cpu/moving_average.h"
@@ -281,6 +282,23 @@ void fill(const PartialAUCStep<T, State>& call, int64_t label, double value) {
   }
 }
 
+// Exponents are differences of pair terms over the temperature: to float32 one of 1e5 is off by 0.01,
+// and its exponential by as much.
+template <class T, class State>
+bool exponents_leave_float(const PartialAUCStep<T, State>& call, double largest) {
+  constexpr double kLargestExponent = 2e4;
+  if (call.rule != PartialRule::kKL && call.rule != PartialRule::kTwoWayKL) return false;
+  double reach = 0.0;
+  visit_surrogate<double>(call.spec.surrogate, call.spec.params, [&](auto phi) {
+    for (const double d : {-2.0 * largest, 2.0 * largest}) {
+      double value, slope;
+      phi(d, value, slope);
+      reach = std::max(reach, value);
+    }
+  });
+  return !(reach <= kLargestExponent * call.schedules.kl_weight);
+}
+
 template <class U, class T, class State>
 void step_in(const PartialAUCStep<T, State>& call, int64_t label, const Executor& executor) {
   Scratch scratch;
@@ -294,7 +312,8 @@ void step_in(const PartialAUCStep<T, State>& call, int64_t label, const Executor
   // A score that is NaN or infinite: the loss says so, the state stays as it was.
   if (!std::isfinite(largest)) return fill(call, label, std::numeric_limits<double>::quiet_NaN());
   if constexpr (sizeof(U) == sizeof(float)) {
-    if (leaves_float(call.spec, static_cast<double>(largest))) {
+    if (leaves_float(call.spec, static_cast<double>(largest)) ||
+        exponents_leave_float(call, static_cast<double>(largest))) {
       return step_in<double>(call, label, executor);
     }
   }

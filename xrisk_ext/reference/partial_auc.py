@@ -154,18 +154,23 @@ def _first(weights: Tensor, scores: Tensor, amount: float, *, descending: bool) 
 
 
 def _log_means(pairs: LabelPairs, kl_weight: float) -> tuple[Tensor, Tensor]:
-    """z_ij = log(c_j exp(phi_ij / lambda)) [A, M], and the log of its exponentials' sum [A]."""
-    z = pairs.losses / kl_weight + pairs.item_share.log()
-    return z, torch.logsumexp(z, dim=1)
+    """log g_i, g_i = sum_j c_j exp(phi_ij / lambda) [A], and the terms as shares of g_i [A, M].
+
+    Relative to the largest phi: in 1e18 + log(c) there is nothing left of the second summand.
+    """
+    peak = pairs.losses.amax(dim=1, keepdim=True)
+    terms = ((pairs.losses - peak) / kl_weight).exp() * pairs.item_share
+    mass = terms.sum(dim=1, keepdim=True)
+    return (peak / kl_weight + mass.log())[:, 0], terms / mass
 
 
 def _kl(
     pairs: LabelPairs, state: Tensor | None, kl_weight: float, gamma: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    z, log_g = _log_means(pairs, kl_weight)
+    log_g, terms = _log_means(pairs, kl_weight)
     log_u = blend_(state, pairs.ids, log_g, gamma, log=True)
     value = kl_weight * (pairs.anchor_share * log_u).sum()
-    return value, pairs.anchor_share[:, None] * (z - log_u[:, None]).exp()
+    return value, (pairs.anchor_share * (log_g - log_u).exp())[:, None] * terms
 
 
 def _two_way_kl(
@@ -178,13 +183,13 @@ def _two_way_kl(
 ) -> tuple[Tensor, Tensor]:
     kl_weight, positive_kl_weight = kl_weights
     ratio = kl_weight / positive_kl_weight
-    z, log_g = _log_means(pairs, kl_weight)
+    log_g, terms = _log_means(pairs, kl_weight)
     log_u = blend_(state, pairs.ids, log_g, gamma, log=True)
     observed = torch.logsumexp(pairs.anchor_share.log() + ratio * log_u, dim=0)
     first = torch.zeros(1, dtype=torch.int64)
     log_v = blend_(outer, first, observed[None], outer_gamma, log=True)
-    pair_weights = ((ratio - 1.0) * log_u[:, None] + z - log_v).exp()
-    return positive_kl_weight * log_v[0], pairs.anchor_share[:, None] * pair_weights
+    weights = pairs.anchor_share * ((log_g - log_u) + (ratio * log_u - log_v)).exp()
+    return positive_kl_weight * log_v[0], weights[:, None] * terms
 
 
 def _cvar(pairs: LabelPairs, state: Tensor, rate: float, eta: float) -> tuple[Tensor, Tensor]:
