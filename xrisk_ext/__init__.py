@@ -15,6 +15,10 @@ from xrisk_ext.losses import (  # noqa: E402
     MeanAveragePrecisionLoss,
     MinMaxAUCLoss,
     PairwiseAUCLoss,
+    PartialAUCLoss,
+    PNormPushLoss,
+    TopPushLoss,
+    TwoWayPartialAUCLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
@@ -27,7 +31,11 @@ __all__ = [
     "MeanAveragePrecisionLoss",
     "MinMaxAUCLoss",
     "MovingAverage",
+    "PNormPushLoss",
     "PairwiseAUCLoss",
+    "PartialAUCLoss",
+    "TopPushLoss",
+    "TwoWayPartialAUCLoss",
     "__version__",
     "data",
     "losses",

@@ -56,6 +56,14 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "cross_entropy_step(Tensor scores, Tensor labels, Tensor? item_weights, "
       "Tensor? class_weights, Tensor? margins, float scale, float focus, bool needs_gradient, "
       "bool mean_reduction) -> (Tensor value, Tensor gradient)");
+  // The same for the losses that look at the top of the list. What state, dual, outer and schedules
+  // are is up to the rule: torch/partial_auc_inputs.h.
+  m.def(
+      "partial_auc_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
+      "Tensor(a!)? state, Tensor(b!)? dual, Tensor(c!)? outer, Tensor[] schedules, Tensor scale, "
+      "float margin, float max_fpr, float min_tpr, float power, int rule, int surrogate, "
+      "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -74,6 +82,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("auc_margin_step", &xrisk::auc_margin_step);
   m.impl("cross_entropy_step", &xrisk::cross_entropy_step);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -82,6 +91,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
   m.impl("auc_margin_step", &xrisk::auc_margin_step_autograd);
   m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
 }
 
 namespace {
@@ -158,5 +168,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cross_entropy", &xrisk::cross_entropy,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.cross_entropy_step, with less to convert.");
+  m.def("partial_auc_step", &xrisk::partial_auc_step,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.partial_auc_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

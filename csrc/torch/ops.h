@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace xrisk {
 
@@ -102,5 +103,33 @@ at::Tensor score_step(const at::Tensor& scores, const at::Tensor& labels,
                       const std::optional<at::Tensor>& state, const at::Tensor& gamma,
                       const at::Tensor& scale, double margin, int64_t rule, int64_t surrogate,
                       int64_t algorithm, bool update_state, bool mean_reduction);
+
+std::tuple<at::Tensor, at::Tensor> partial_auc_step_(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    at::TensorList schedules, const at::Tensor& scale, double margin, double max_fpr,
+    double min_tpr, double power, int64_t rule, int64_t surrogate, int64_t algorithm,
+    bool update_state, bool needs_gradient, bool mean_reduction);
+
+// As score_step_autograd and score_step.
+std::tuple<at::Tensor, at::Tensor> partial_auc_step_autograd(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    at::TensorList schedules, const at::Tensor& scale, double margin, double max_fpr,
+    double min_tpr, double power, int64_t rule, int64_t surrogate, int64_t algorithm,
+    bool update_state, bool needs_gradient, bool mean_reduction);
+
+at::Tensor partial_auc_step(const at::Tensor& scores, const at::Tensor& labels,
+                            const std::optional<at::Tensor>& index,
+                            const std::optional<at::Tensor>& item_weights,
+                            const std::optional<at::Tensor>& state,
+                            const std::optional<at::Tensor>& dual,
+                            const std::optional<at::Tensor>& outer,
+                            const std::vector<at::Tensor>& schedules, const at::Tensor& scale,
+                            double margin, double max_fpr, double min_tpr, double power,
+                            int64_t rule, int64_t surrogate, int64_t algorithm, bool update_state,
+                            bool mean_reduction);
 
 }  // namespace xrisk

@@ -3,11 +3,9 @@
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.auc_margin import AUCMarginLoss, MinMaxAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
-from xrisk_ext.losses.classification import (
-    ClassBalancedCrossEntropyLoss,
-    FocalLoss,
-    LDAMLoss,
-)
+from xrisk_ext.losses.classification import ClassBalancedCrossEntropyLoss, FocalLoss, LDAMLoss
+from xrisk_ext.losses.partial_auc import PartialAUCLoss, TwoWayPartialAUCLoss
+from xrisk_ext.losses.push import PNormPushLoss, TopPushLoss
 
 __all__ = [
     "AUCMarginLoss",
@@ -17,5 +15,9 @@ __all__ = [
     "LDAMLoss",
     "MeanAveragePrecisionLoss",
     "MinMaxAUCLoss",
+    "PNormPushLoss",
     "PairwiseAUCLoss",
+    "PartialAUCLoss",
+    "TopPushLoss",
+    "TwoWayPartialAUCLoss",
 ]

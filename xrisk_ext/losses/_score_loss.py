@@ -1,7 +1,7 @@
 """What the score losses share: hyper-parameters, state, schedules, the call of the fused step."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,40 @@ from xrisk_ext.state import InitialState, MovingAverage, keep_precision
 Reduction = Literal["mean", "none"]
 
 
+class _Range(NamedTuple):
+    expected: str
+    holds: Callable[[float], bool]
+
+
+_UNIT = _Range("in [0, 1]", lambda x: 0 <= x <= 1)
+_POSITIVE = _Range("> 0 and finite", lambda x: 0 < x < float("inf"))
+_STEP = _Range(">= 0 and finite", lambda x: 0 <= x < float("inf"))
+_TEMPERATURE = _Range(">= 1e-30 and finite", lambda x: 1e-30 <= x < float("inf"))
+# What may change from step to step, by the name of its buffer.
+SCHEDULES: dict[str, _Range] = {
+    "gamma": _UNIT,
+    "outer_gamma": _UNIT,
+    "scale": _POSITIVE,
+    "kl_weight": _TEMPERATURE,
+    "positive_kl_weight": _TEMPERATURE,
+    "eta": _STEP,
+    "dual_eta": _STEP,
+    "outer_eta": _STEP,
+}
+
+
 class ScoreLoss(nn.Module):
     """Base of the losses over scores and labels; a subclass names its rule.
 
-    ``gamma`` and ``scale`` are 0-dim float64 buffers. Assigning a number to them at any time
+    ``gamma``, ``scale`` and the other SCHEDULES are 0-dim float64 buffers. Assigning a number to them at any time
     changes the buffer in place: nothing recompiles, and a captured graph sees the new value. A
     number out of range raises a ValueError, and the old one stays.
 
-    ``state`` is the :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, 2]`` of (u_all, u_pos), or
-    None for a loss without state.
+    ``state`` is a :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, ...]``, of average precision
+    ``[L, num_samples, 2]`` for (u_all, u_pos); or None for a loss without state.
     """
 
+    rules: ClassVar[dict[str, int]] = RULES
     gamma: Tensor
     scale: Tensor
     state: MovingAverage | None
@@ -48,7 +71,9 @@ class ScoreLoss(nn.Module):
         algorithm: Algorithm,
         state_dtype: torch.dtype,
         reduction: Reduction,
-        initial_state: InitialState = "assign",
+        initial_state: InitialState | float = "assign",
+        state_columns: tuple[int, ...] = (2,),
+        log_state: bool = False,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -69,7 +94,7 @@ class ScoreLoss(nn.Module):
         self.algorithm = algorithm
         self.reduction = reduction
         self.num_samples = num_samples
-        self._rule = RULES[rule]
+        self._rule = self.rules[rule]
         self._surrogate = surrogate_number(surrogate)
         self._algorithm = algorithm_number(algorithm)
         if num_samples is None:
@@ -80,15 +105,19 @@ class ScoreLoss(nn.Module):
                 )
             self.state = None
         else:
-            shape = (num_labels, num_samples, 2)
-            self.state = MovingAverage(shape, dtype=state_dtype, initial=initial_state)
-        self.register_buffer("gamma", torch.ones((), dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.gamma = gamma  # type: ignore[assignment]
-        self.scale = scale  # type: ignore[assignment]
+            shape = (num_labels, num_samples, *state_columns)
+            self.state = MovingAverage(
+                shape, dtype=state_dtype, log=log_state, initial=initial_state
+            )
+        self._add_schedules(gamma=gamma, scale=scale)
+
+    def _add_schedules(self, **values: float) -> None:
+        for name, value in values.items():
+            self.register_buffer(name, torch.ones((), dtype=torch.float64))
+            setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("gamma", "scale") and name in self.__dict__.get("_buffers", {}):
+        if name in SCHEDULES and name in self.__dict__.get("_buffers", {}):
             self._set_schedule(name, value)
         else:
             super().__setattr__(name, value)
@@ -105,10 +134,9 @@ class ScoreLoss(nn.Module):
         if isinstance(value, Tensor) and value.numel() != 1:
             raise ValueError(f"{owner}: expected {name} to be one number, got {value!r}")
         number = float(value)
-        in_range = 0 <= number <= 1 if name == "gamma" else 0 < number < float("inf")
-        if not in_range:
-            expected = "in [0, 1]" if name == "gamma" else "> 0 and finite"
-            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}")
+        allowed = SCHEDULES[name]
+        if not allowed.holds(number):
+            raise ValueError(f"{owner}: expected {name} {allowed.expected}, got {value!r}")
         if name == "gamma" and self.state is None and number != 1:
             raise ValueError(f"{owner}: without num_samples gamma is 1, got {value!r}")
         self._buffers[name].fill_(number)  # type: ignore[union-attr]
@@ -118,14 +146,10 @@ class ScoreLoss(nn.Module):
         if self.state is not None:
             self.state.reset()
 
-    def _step(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        index: Tensor | None,
-        item_weights: Tensor | None,
-        update_state: bool,
-    ) -> Tensor:
+    def _state_of_call(
+        self, scores: Tensor, labels: Tensor, index: Tensor | None, item_weights: Tensor | None
+    ) -> Tensor | None:
+        """The state to blend with; refuses what no op would name as well."""
         check_tensor(labels, "labels")
         if index is not None:
             check_tensor(index, "index")
@@ -133,9 +157,8 @@ class ScoreLoss(nn.Module):
             check_tensor(item_weights, "item_weights")
             if item_weights.requires_grad:
                 raise ValueError("expected item_weights to be constants, got requires_grad=True")
-        module, buffers = self.state, self._buffers  # at small batches even look-ups show
+        module, gamma = self.state, self._buffers["gamma"]  # at small batches even look-ups show
         state = module._buffers["value"] if module is not None and self.training else None
-        gamma = buffers["gamma"]
         assert gamma is not None
         all_on_cpu = (
             (scores.is_cpu and labels.is_cpu and gamma.is_cpu)
@@ -146,13 +169,24 @@ class ScoreLoss(nn.Module):
         if not all_on_cpu:
             check_devices(scores, "scores", labels=labels, state=gamma)
             check_devices(scores, "scores", state=state, index=index, item_weights=item_weights)
+        return state
+
+    def _step(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        item_weights: Tensor | None,
+        update_state: bool,
+    ) -> Tensor:
+        buffers = self._buffers
         return score_step(
             scores,
             labels,
             index,
             item_weights,
-            state,
-            gamma,
+            self._state_of_call(scores, labels, index, item_weights),
+            buffers["gamma"],  # type: ignore[arg-type]
             buffers["scale"],  # type: ignore[arg-type]
             self.margin,
             self._rule,

@@ -10,6 +10,8 @@ from .classification import class_balanced_cross_entropy, focal, ldam
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
+from .partial_auc import partial_auc, two_way_partial_auc
+from .push import p_norm_push, top_push
 from .surrogates import SURROGATES, surrogate, surrogate_slope
 
 __all__ = [
@@ -20,9 +22,13 @@ __all__ = [
     "focal",
     "ldam",
     "moving_average_update_",
+    "p_norm_push",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
+    "partial_auc",
     "surrogate",
     "surrogate_slope",
+    "top_push",
+    "two_way_partial_auc",
 ]
