@@ -18,8 +18,8 @@ int64_t rows_per_chunk(int64_t labels) { return std::max<int64_t>(1, kGrain / la
 // Adds rows [begin, end) to `sums` [6, width]. Compilers turn the loop over a row into SIMD code:
 // its sums do not wait for each other.
 template <class T>
-void add_moments(const Entries<T>& in, int64_t first, int64_t rows, int64_t width, const double* a,
-                 const double* b, double* sums) {
+void add_moments(const LabelledEntries<T>& in, int64_t first, int64_t rows, int64_t width,
+                 const double* a, const double* b, double* sums) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = first + row * width;
     const T* h = in.scores + at;
@@ -44,7 +44,7 @@ void add_moments(const Entries<T>& in, int64_t first, int64_t rows, int64_t widt
 // [6, L] of a chunk of rows.
 template <class T>
 void chunk_moments(const AucMarginStep<T>& call, int64_t begin, int64_t end, double* out) {
-  const Entries<T>& in = call.entries;
+  const LabelledEntries<T>& in = call.entries;
   const int64_t labels = in.labels;
   const double *a = call.parameters, *b = a + labels;
   std::fill(out, out + 6 * labels, 0.0);
@@ -69,7 +69,7 @@ T fill_of(double value) {
 
 template <class T>
 void auc_margin_step(const AucMarginStep<T>& call, const Executor& executor) {
-  const Entries<T>& in = call.entries;
+  const LabelledEntries<T>& in = call.entries;
   const int64_t labels = in.labels, rows = rows_per_chunk(labels);
   const int64_t chunks = (in.batch + rows - 1) / rows;
   Scratch scratch;
@@ -121,7 +121,7 @@ void auc_margin_step(const AucMarginStep<T>& call, const Executor& executor) {
 
 template <class T>
 void cross_entropy_step(const CrossEntropyStep<T>& call, const Executor& executor) {
-  const Entries<T>& in = call.entries;
+  const LabelledEntries<T>& in = call.entries;
   const int64_t labels = in.labels, rows = rows_per_chunk(labels), count = in.batch * labels;
   const int64_t chunks = (in.batch + rows - 1) / rows;
   Scratch scratch;

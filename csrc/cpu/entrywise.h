@@ -17,7 +17,7 @@
 namespace xrisk::cpu {
 
 template <class T>
-struct Entries {
+struct LabelledEntries {
   const T* scores = nullptr;          // [B, L]
   const uint8_t* positive = nullptr;  // [B, L]
   const T* weights = nullptr;         // [B, L], >= 0, or null
@@ -26,7 +26,7 @@ struct Entries {
 
 template <class T>
 struct AucMarginStep {
-  Entries<T> entries;
+  LabelledEntries<T> entries;
   AucMargin kind = AucMargin::kV2;
   double margin = 1;
   const double* parameters = nullptr;  // [3, L]: a, b, alpha
@@ -42,7 +42,7 @@ void auc_margin_step(const AucMarginStep<T>& call, const Executor& executor);
 
 template <class T>
 struct CrossEntropyStep {
-  Entries<T> entries;
+  LabelledEntries<T> entries;
   const double* class_weights = nullptr;  // [2, L]: of negatives, of positives; null: 1
   const double* margins = nullptr;        // [2, L]; null: 0
   double scale = 1, focus = 0;

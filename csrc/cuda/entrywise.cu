@@ -16,7 +16,7 @@ struct Entry {
 };
 
 template <class T>
-__device__ __forceinline__ Entry<T> entry_of(const Entries<T>& in, int64_t k) {
+__device__ __forceinline__ Entry<T> entry_of(const LabelledEntries<T>& in, int64_t k) {
   const double w = in.weights == nullptr ? 1.0 : static_cast<double>(in.weights[k]);
   return {w, w > 0.0 ? static_cast<double>(in.scores[k]) : 0.0, in.positive[k] != 0};
 }
@@ -25,7 +25,7 @@ __device__ __forceinline__ double quiet_nan() { return nan(""); }
 
 template <int kBlock, class T>
 __global__ void __launch_bounds__(kBlock) auc_margin_kernel(AucMarginStep<T> call) {
-  const Entries<T> in = call.entries;
+  const LabelledEntries<T> in = call.entries;
   const int label = static_cast<int>(blockIdx.x);
   const double a = call.a[label], b = call.b[label];
   ClassMoments own;
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kBlock) auc_margin_kernel(AucMarginStep<T> cal
 
 template <int kBlock, class T>
 __global__ void __launch_bounds__(kBlock) cross_entropy_kernel(CrossEntropyStep<T> call) {
-  const Entries<T> in = call.entries;
+  const LabelledEntries<T> in = call.entries;
   const int label = static_cast<int>(blockIdx.x);
   T class_weight[2] = {T(1), T(1)}, margin[2] = {T(0), T(0)};
   for (int side = 0; side < 2; ++side) {

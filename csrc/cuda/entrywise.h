@@ -18,7 +18,7 @@ namespace xrisk::cuda {
 constexpr int kEntrywiseThreads = 512;
 
 template <class T>
-struct Entries {
+struct LabelledEntries {
   const T* scores = nullptr;          // [B, L]
   const uint8_t* positive = nullptr;  // [B, L]
   const T* weights = nullptr;         // [B, L], >= 0, or null
@@ -28,7 +28,7 @@ struct Entries {
 
 template <class T>
 struct AucMarginStep {
-  Entries<T> entries;
+  LabelledEntries<T> entries;
   AucMargin kind = AucMargin::kV2;
   double margin = 1;
   const double* a = nullptr;  // [L] each
@@ -46,7 +46,7 @@ cudaError_t launch_auc_margin_step(const AucMarginStep<T>& call, cudaStream_t st
 
 template <class T>
 struct CrossEntropyStep {
-  Entries<T> entries;
+  LabelledEntries<T> entries;
   const double* class_weights = nullptr;  // [2, L]: of negatives, of positives; null: 1
   const double* margins = nullptr;        // [2, L]; null: 0
   double scale = 1, focus = 0;

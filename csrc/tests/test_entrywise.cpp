@@ -30,7 +30,7 @@ struct Typed {
   std::vector<T> scores, weights;
   explicit Typed(const PlainEntries& in)
       : scores(in.scores.begin(), in.scores.end()), weights(in.weights.begin(), in.weights.end()) {}
-  cpu::Entries<T> view(const PlainEntries& in) const {
+  cpu::LabelledEntries<T> view(const PlainEntries& in) const {
     return {scores.data(), in.positive.data(), weights.empty() ? nullptr : weights.data(), in.batch,
             in.labels};
   }

@@ -8,8 +8,8 @@
 namespace xrisk {
 
 template <class T>
-cuda::Entries<T> device_entries_of(const EntryInputs& inputs) {
-  cuda::Entries<T> entries;
+cuda::LabelledEntries<T> device_entries_of(const EntryInputs& inputs) {
+  cuda::LabelledEntries<T> entries;
   entries.scores = inputs.scores.const_data_ptr<T>();
   entries.positive = reinterpret_cast<const uint8_t*>(inputs.positive.const_data_ptr<bool>());
   entries.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<T>() : nullptr;

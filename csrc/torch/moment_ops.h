@@ -13,8 +13,8 @@
 namespace xrisk {
 
 template <class T>
-cpu::Entries<T> entries_of(const EntryInputs& inputs) {
-  cpu::Entries<T> entries;
+cpu::LabelledEntries<T> entries_of(const EntryInputs& inputs) {
+  cpu::LabelledEntries<T> entries;
   entries.scores = inputs.scores.const_data_ptr<T>();
   entries.positive = reinterpret_cast<const uint8_t*>(inputs.positive.const_data_ptr<bool>());
   entries.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<T>() : nullptr;

@@ -32,7 +32,7 @@ class _MomentAUCLoss(LabelLoss):
         prior = None if class_prior is None else self._numbers("class_prior", class_prior)
         if prior is not None and not bool(((prior > 0) & (prior < 1)).all()):
             raise ValueError(f"{name}: expected class_prior in (0, 1), got {class_prior!r}")
-        self.register_buffer("class_prior", prior)
+        self.register_buffer("class_prior", prior, persistent=False)  # no state
         self.a = nn.Parameter(torch.zeros(num_labels))
         self.b = nn.Parameter(torch.zeros(num_labels))
         self.alpha = nn.Parameter(torch.zeros(num_labels))
@@ -84,13 +84,23 @@ class _MomentAUCLoss(LabelLoss):
             ValueError: a shape, device or weight that is not as above.
             TypeError: an argument that is not a tensor, or of a dtype that is not as above.
         """
+        return self._objective(scores, labels, item_weights, update_state, self.class_prior)
+
+    def _objective(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        item_weights: Tensor | None,
+        update_state: bool,
+        class_prior: Tensor | None,
+    ) -> Tensor:
         alpha = self.alpha
         self._check(scores, labels, item_weights, alpha)
         if self._clamps and self.training and update_state:
             with torch.no_grad():
                 alpha.clamp_(min=0)
         return auc_margin_step(
-            scores, labels, item_weights, self.a, self.b, alpha, self.class_prior, self.margin,
+            scores, labels, item_weights, self.a, self.b, alpha, class_prior, self.margin,
             self._kind, self.reduction == "mean",
         )  # fmt: skip
 

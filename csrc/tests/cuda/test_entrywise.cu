@@ -46,7 +46,7 @@ struct OnDevice {
       : scores(std::vector<T>(in.scores.begin(), in.scores.end())),
         weights(std::vector<T>(in.weights.begin(), in.weights.end())),
         positive(in.positive) {}
-  Entries<T> view(const PlainEntries& in) const {
+  LabelledEntries<T> view(const PlainEntries& in) const {
     return {scores.data(), positive.data(), weights.data(), in.batch, static_cast<int>(in.labels)};
   }
 };
