@@ -87,6 +87,26 @@ def _moving_average_update_() -> list[Arguments]:
     ]
 
 
+def _topk_threshold() -> list[Arguments]:
+    offsets = torch.tensor([0, 3, 3, 9])
+    return [
+        (randn(9).float(), 2, None, False, 0.5, 0.01, 1e-4),
+        (randn(4, 9), 2, None, True, 0.5, 0.3, 1e-4),
+        (randn(2, 3, 9).half().transpose(0, 2), 1, None, True, 0.5, 0.3, 1e-4),
+        (randn(9), 2, offsets, False, 0.5, 0.01, 1e-4),
+        (randn(9).float(), 0, offsets.int(), True, 0.5, 0.3, 1e-4),
+        (torch.zeros(3, 0), 0, None, False, 0.5, 0.01, 1e-4),
+    ]
+
+
+def _topk_threshold_gradient() -> list[Arguments]:
+    inputs = []
+    for scores, *rest in _topk_threshold():
+        _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
+        inputs.append((scores, roots, torch.ones_like(roots), *rest))
+    return inputs
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.
@@ -160,6 +180,8 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_log_sums_columns": _pairwise_log_sums_columns,
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
+    "topk_threshold": _topk_threshold,
+    "topk_threshold_gradient": _topk_threshold_gradient,
     "score_step_": _score_step_,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,

@@ -4,6 +4,7 @@
 #include "cpu/descending_sort.h"
 #include "torch/common.h"
 #include "torch/ops.h"
+#include "torch/topk_ops.h"
 
 namespace xrisk {
 

@@ -41,6 +41,13 @@ TORCH_LIBRARY(xrisk_ext, m) {
   m.def(
       "moving_average_update_(Tensor(a!) state, Tensor index, Tensor values, Tensor gamma, "
       "bool log) -> Tensor");
+  // P3: of each row the (k+1)-th largest, or the root of the smoothed problem in double precision.
+  m.def(
+      "topk_threshold(Tensor scores, int k, Tensor? offsets, bool smooth, float epsilon, "
+      "float tau1, float tau2) -> (Tensor threshold, Tensor roots)");
+  m.def(
+      "topk_threshold_gradient(Tensor scores, Tensor roots, Tensor upstream, int k, "
+      "Tensor? offsets, bool smooth, float epsilon, float tau1, float tau2) -> Tensor");
   // rows -> rule -> columns
   m.def(
       "score_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
@@ -62,6 +69,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("pairwise_log_sums_columns", &xrisk::pairwise_log_sums_columns);
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
+  m.impl("topk_threshold", &xrisk::topk_threshold);
+  m.impl("topk_threshold_gradient", &xrisk::topk_threshold_gradient);
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);

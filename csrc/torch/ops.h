@@ -38,6 +38,16 @@ std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& difference
 at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& index,
                                   const at::Tensor& values, const at::Tensor& gamma, bool log);
 
+std::tuple<at::Tensor, at::Tensor> topk_threshold(const at::Tensor& scores, int64_t k,
+                                                  const std::optional<at::Tensor>& offsets,
+                                                  bool smooth, double epsilon, double tau1,
+                                                  double tau2);
+
+at::Tensor topk_threshold_gradient(const at::Tensor& scores, const at::Tensor& roots,
+                                   const at::Tensor& upstream, int64_t k,
+                                   const std::optional<at::Tensor>& offsets, bool smooth,
+                                   double epsilon, double tau1, double tau2);
+
 std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
 
 at::Tensor curve_sums(const at::Tensor& values, const at::Tensor& indices,

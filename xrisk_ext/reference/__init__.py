@@ -9,6 +9,7 @@ from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
 from .surrogates import SURROGATES, surrogate, surrogate_slope
+from .topk import topk_threshold, topk_threshold_step
 
 __all__ = [
     "SURROGATES",
@@ -19,4 +20,6 @@ __all__ = [
     "pairwise_sums",
     "surrogate",
     "surrogate_slope",
+    "topk_threshold",
+    "topk_threshold_step",
 ]
