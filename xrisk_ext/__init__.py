@@ -8,15 +8,19 @@ _C = load_extension()
 from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
+    ListwiseCrossEntropyLoss,
     MeanAveragePrecisionLoss,
+    NDCGLoss,
     PairwiseAUCLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
     "AveragePrecisionLoss",
+    "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
     "MovingAverage",
+    "NDCGLoss",
     "PairwiseAUCLoss",
     "__version__",
     "losses",

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/kernel_table.h"
+#include "torch/attach_gradient.h"
 #include "torch/common.h"
 #include "torch/ops.h"
 
@@ -54,6 +55,16 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // The same per query of a ranking task, or per label for AP@K; schedules: none, or (gamma1, eta0,
+  // tau1, tau2, sigmoid_alpha).
+  m.def(
+      "ranking_step_(bool needs_gradient, Tensor scores, Tensor relevance, Tensor? pair_index, "
+      "Tensor? query_index, Tensor? mask, Tensor? offsets, Tensor? item_weights, "
+      "Tensor? num_items, Tensor? num_relevant, Tensor? ideal_dcg, Tensor(a!)? state, "
+      "Tensor(b!)? thresholds, Tensor(c!)? curvatures, Tensor gamma, Tensor scale, "
+      "Tensor[] schedules, float margin, float epsilon, int top_k, int rule, int options, "
+      "int surrogate, int algorithm, bool update_state, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -72,11 +83,17 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("topk_threshold", &xrisk::topk_threshold);
   m.impl("topk_threshold_gradient", &xrisk::topk_threshold_gradient);
   m.impl("score_step_", &xrisk::score_step_);
+  m.impl("ranking_step_", &xrisk::ranking_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) { m.impl("score_step_", &xrisk::score_step_autograd); }
+using RankingStepOp = xrisk::FusedStep<xrisk::kRankingStep, decltype(xrisk::ranking_step_)>;
+
+TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
+  m.impl("score_step_", &xrisk::score_step_autograd);
+  m.impl("ranking_step_", &RankingStepOp::attached);
+}
 
 namespace {
 
@@ -147,5 +164,8 @@ PYBIND11_MODULE(_C, m) {
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
+  m.def("ranking_step", &RankingStepOp::value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

@@ -80,4 +80,17 @@ at::Tensor score_step(const at::Tensor& scores, const at::Tensor& labels,
                       const at::Tensor& scale, double margin, int64_t rule, int64_t surrogate,
                       int64_t algorithm, bool update_state, bool mean_reduction);
 
+std::tuple<at::Tensor, at::Tensor> ranking_step_(
+    bool needs_gradient, const at::Tensor& scores, const at::Tensor& relevance,
+    const std::optional<at::Tensor>& pair_index, const std::optional<at::Tensor>& query_index,
+    const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& offsets,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& num_items,
+    const std::optional<at::Tensor>& num_relevant, const std::optional<at::Tensor>& ideal_dcg,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& thresholds,
+    const std::optional<at::Tensor>& curvatures, const at::Tensor& gamma, const at::Tensor& scale,
+    at::TensorList schedules, double margin, double epsilon, int64_t top_k, int64_t rule,
+    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state,
+    bool mean_reduction);
+inline constexpr char kRankingStep[] = "xrisk_ext::ranking_step_";
+
 }  // namespace xrisk

@@ -9,6 +9,7 @@
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
 #include "torch/ops.h"
+#include "torch/ranking_ops.h"
 #include "torch/state_inputs.h"
 
 namespace xrisk {

@@ -2,5 +2,13 @@
 
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
+from xrisk_ext.losses.listwise import ListwiseCrossEntropyLoss
+from xrisk_ext.losses.ndcg import NDCGLoss
 
-__all__ = ["AveragePrecisionLoss", "MeanAveragePrecisionLoss", "PairwiseAUCLoss"]
+__all__ = [
+    "AveragePrecisionLoss",
+    "ListwiseCrossEntropyLoss",
+    "MeanAveragePrecisionLoss",
+    "NDCGLoss",
+    "PairwiseAUCLoss",
+]

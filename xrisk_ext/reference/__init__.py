@@ -5,7 +5,9 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 """
 
 from .average_precision import average_precision
+from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
+from .ndcg import TopK, ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
 from .surrogates import SURROGATES, surrogate, surrogate_slope
@@ -13,8 +15,11 @@ from .topk import topk_threshold, topk_threshold_step
 
 __all__ = [
     "SURROGATES",
+    "TopK",
     "average_precision",
+    "listwise_cross_entropy",
     "moving_average_update_",
+    "ndcg",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
