@@ -7,17 +7,35 @@ _C = load_extension()
 
 from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
+    ApproxNDCGLoss,
     AveragePrecisionLoss,
+    FastAPLoss,
+    LambdaRankLoss,
+    ListMLELoss,
+    ListNetLoss,
     MeanAveragePrecisionLoss,
+    NeuralNDCGLoss,
     PairwiseAUCLoss,
+    RankNetLoss,
+    RecallAtKLoss,
+    SmoothAPLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
+    "ApproxNDCGLoss",
     "AveragePrecisionLoss",
+    "FastAPLoss",
+    "LambdaRankLoss",
+    "ListMLELoss",
+    "ListNetLoss",
     "MeanAveragePrecisionLoss",
     "MovingAverage",
+    "NeuralNDCGLoss",
     "PairwiseAUCLoss",
+    "RankNetLoss",
+    "RecallAtKLoss",
+    "SmoothAPLoss",
     "__version__",
     "losses",
     "metrics",

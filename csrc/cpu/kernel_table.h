@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/params.h"
+#include "cpu/list_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -101,6 +102,8 @@ struct Kernels {
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);
+
+  ListKernels<T> lists;
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the

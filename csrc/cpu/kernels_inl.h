@@ -4,15 +4,16 @@
 #include "cpu/blend_inl.h"
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
+#include "cpu/list_kernels_inl.h"
 #include "cpu/sums_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {
 
 template <class T>
 XRISK_HD constexpr Kernels<T> make_kernels() {
-  return {direct_rows<T>,        direct_columns<T>, rank_items<T>,      accumulate_moments<T>,
-          evaluate_intervals<T>, power_sums<T>,     exponential_sum<T>, scaled_exponentials<T>,
-          largest_magnitude<T>,  surrogate<T>};
+  return {direct_rows<T>,        direct_columns<T>, rank_items<T>,         accumulate_moments<T>,
+          evaluate_intervals<T>, power_sums<T>,     exponential_sum<T>,    scaled_exponentials<T>,
+          largest_magnitude<T>,  surrogate<T>,      make_list_kernels<T>()};
 }
 
 const KernelTable& kernel_table() {

@@ -47,6 +47,11 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // The stateless losses of ranked lists; the numbers: torch/listwise_inputs.h.
+  m.def(
+      "listwise_step(Tensor scores, Tensor relevance, Tensor? mask, Tensor? item_weights, "
+      "Tensor temperature, Tensor rank_temperature, int loss, int[] counts, float[] numbers, "
+      "int reduction, bool needs_gradient) -> (Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -63,11 +68,15 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
   m.impl("score_step_", &xrisk::score_step_);
+  m.impl("listwise_step", &xrisk::listwise_step);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) { m.impl("score_step_", &xrisk::score_step_autograd); }
+TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
+  m.impl("score_step_", &xrisk::score_step_autograd);
+  m.impl("listwise_step", &xrisk::listwise_step_autograd);
+}
 
 namespace {
 
@@ -138,5 +147,8 @@ PYBIND11_MODULE(_C, m) {
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
+  m.def("listwise_step", &xrisk::listwise_value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace xrisk {
 
@@ -69,5 +70,25 @@ at::Tensor score_step(const at::Tensor& scores, const at::Tensor& labels,
                       const std::optional<at::Tensor>& state, const at::Tensor& gamma,
                       const at::Tensor& scale, double margin, int64_t rule, int64_t surrogate,
                       int64_t algorithm, bool update_state, bool mean_reduction);
+
+std::tuple<at::Tensor, at::Tensor> listwise_step(
+    const at::Tensor& scores, const at::Tensor& relevance, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& temperature,
+    const at::Tensor& rank_temperature, int64_t loss, at::IntArrayRef counts,
+    at::ArrayRef<double> numbers, int64_t reduction, bool needs_gradient);
+
+// With the gradient attached, and the value alone: as of score_step_.
+std::tuple<at::Tensor, at::Tensor> listwise_step_autograd(
+    const at::Tensor& scores, const at::Tensor& relevance, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& temperature,
+    const at::Tensor& rank_temperature, int64_t loss, at::IntArrayRef counts,
+    at::ArrayRef<double> numbers, int64_t reduction, bool needs_gradient);
+
+at::Tensor listwise_value(const at::Tensor& scores, const at::Tensor& relevance,
+                          const std::optional<at::Tensor>& mask,
+                          const std::optional<at::Tensor>& item_weights,
+                          const at::Tensor& temperature, const at::Tensor& rank_temperature,
+                          int64_t loss, const std::vector<int64_t>& counts,
+                          const std::vector<double>& numbers, int64_t reduction);
 
 }  // namespace xrisk

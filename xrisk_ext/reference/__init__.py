@@ -5,18 +5,29 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 """
 
 from .average_precision import average_precision
+from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
+from .retrieval import fast_ap, recall_at_k, smooth_ap
 from .surrogates import SURROGATES, surrogate, surrogate_slope
 
 __all__ = [
     "SURROGATES",
+    "approx_ndcg",
     "average_precision",
+    "fast_ap",
+    "lambda_rank",
+    "list_mle",
+    "list_net",
     "moving_average_update_",
+    "neural_ndcg",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
+    "rank_net",
+    "recall_at_k",
+    "smooth_ap",
     "surrogate",
     "surrogate_slope",
 ]
