@@ -147,6 +147,26 @@ def _score_step_() -> list[Arguments]:
     ]
 
 
+def _listwise_step() -> list[Arguments]:
+    """scores, relevance, mask, item_weights, temperature, rank_temperature, loss, counts, numbers,
+    reduction, needs_gradient.
+    """
+    scores, relevance = randn(3, 7), torch.arange(21).reshape(3, 7) % 3
+    mask, heat = randn(3, 7, seed=1) > -1.0, (_scalar(0.7), _scalar(1.3))
+    learnt = scores.clone().requires_grad_()
+    return [
+        (learnt, relevance, mask, None, *heat, 0, [1, 1], [], 1, True),
+        (scores.float(), relevance, None, None, *heat, 1, [2], [], 0, True),
+        (learnt, relevance.float(), None, None, *heat, 2, [], [], 0, True),
+        (scores.half(), relevance, mask, None, *heat, 3, [], [], 2, True),
+        (scores[0], relevance[0], None, None, *heat, 4, [], [], 0, False),
+        (learnt, relevance, mask, None, *heat, 5, [3, 5], [0.0], 1, True),
+        (learnt, relevance > 0, mask, scores.abs(), *heat, 6, [], [], 1, True),
+        (scores.t(), relevance.t(), None, None, *heat, 7, [5], [-2.0, 2.0], 0, True),
+        (scores[:0], relevance[:0], None, None, *heat, 8, [1, 2], [], 1, True),
+    ]
+
+
 def _sort_descending() -> list[Arguments]:
     scores = [
         randn(6).float(),
@@ -183,6 +203,7 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "topk_threshold": _topk_threshold,
     "topk_threshold_gradient": _topk_threshold_gradient,
     "score_step_": _score_step_,
+    "listwise_step": _listwise_step,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
 }

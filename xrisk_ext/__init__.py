@@ -7,21 +7,39 @@ _C = load_extension()
 
 from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
+    ApproxNDCGLoss,
     AveragePrecisionLoss,
+    FastAPLoss,
+    LambdaRankLoss,
+    ListMLELoss,
+    ListNetLoss,
     ListwiseCrossEntropyLoss,
     MeanAveragePrecisionLoss,
     NDCGLoss,
+    NeuralNDCGLoss,
     PairwiseAUCLoss,
+    RankNetLoss,
+    RecallAtKLoss,
+    SmoothAPLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
+    "ApproxNDCGLoss",
     "AveragePrecisionLoss",
+    "FastAPLoss",
+    "LambdaRankLoss",
+    "ListMLELoss",
+    "ListNetLoss",
     "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
     "MovingAverage",
     "NDCGLoss",
+    "NeuralNDCGLoss",
     "PairwiseAUCLoss",
+    "RankNetLoss",
+    "RecallAtKLoss",
+    "SmoothAPLoss",
     "__version__",
     "losses",
     "metrics",

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/params.h"
+#include "cpu/list_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -120,6 +121,7 @@ struct Kernels {
   void (*soft_sums)(const T* x, const T* weights, int64_t count, double at, double tau1,
                     double sums[3]);
   void (*soft_slopes)(const T* x, int64_t count, double at, double tau1, double factor, T* out);
+  ListKernels<T> lists;
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the

@@ -65,6 +65,11 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor[] schedules, float margin, float epsilon, int top_k, int rule, int options, "
       "int surrogate, int algorithm, bool update_state, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // The stateless losses of ranked lists; the numbers: torch/listwise_inputs.h.
+  m.def(
+      "listwise_step(Tensor scores, Tensor relevance, Tensor? mask, Tensor? item_weights, "
+      "Tensor temperature, Tensor rank_temperature, int loss, int[] counts, float[] numbers, "
+      "int reduction, bool needs_gradient) -> (Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -84,6 +89,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("topk_threshold_gradient", &xrisk::topk_threshold_gradient);
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("ranking_step_", &xrisk::ranking_step_);
+  m.impl("listwise_step", &xrisk::listwise_step);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -93,6 +99,7 @@ using RankingStepOp = xrisk::FusedStep<xrisk::kRankingStep, decltype(xrisk::rank
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
   m.impl("ranking_step_", &RankingStepOp::attached);
+  m.impl("listwise_step", &xrisk::listwise_step_autograd);
 }
 
 namespace {
@@ -167,5 +174,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("ranking_step", &RankingStepOp::value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
+  m.def("listwise_step", &xrisk::listwise_value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace xrisk {
 
@@ -92,5 +93,24 @@ std::tuple<at::Tensor, at::Tensor> ranking_step_(
     int64_t options, int64_t surrogate, int64_t algorithm, bool update_state,
     bool mean_reduction);
 inline constexpr char kRankingStep[] = "xrisk_ext::ranking_step_";
+std::tuple<at::Tensor, at::Tensor> listwise_step(
+    const at::Tensor& scores, const at::Tensor& relevance, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& temperature,
+    const at::Tensor& rank_temperature, int64_t loss, at::IntArrayRef counts,
+    at::ArrayRef<double> numbers, int64_t reduction, bool needs_gradient);
+
+// With the gradient attached, and the value alone: as of score_step_.
+std::tuple<at::Tensor, at::Tensor> listwise_step_autograd(
+    const at::Tensor& scores, const at::Tensor& relevance, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& temperature,
+    const at::Tensor& rank_temperature, int64_t loss, at::IntArrayRef counts,
+    at::ArrayRef<double> numbers, int64_t reduction, bool needs_gradient);
+
+at::Tensor listwise_value(const at::Tensor& scores, const at::Tensor& relevance,
+                          const std::optional<at::Tensor>& mask,
+                          const std::optional<at::Tensor>& item_weights,
+                          const at::Tensor& temperature, const at::Tensor& rank_temperature,
+                          int64_t loss, const std::vector<int64_t>& counts,
+                          const std::vector<double>& numbers, int64_t reduction);
 
 }  // namespace xrisk

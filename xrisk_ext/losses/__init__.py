@@ -2,13 +2,31 @@
 
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
+from xrisk_ext.losses.learning_to_rank import (
+    ApproxNDCGLoss,
+    LambdaRankLoss,
+    ListMLELoss,
+    ListNetLoss,
+    NeuralNDCGLoss,
+    RankNetLoss,
+)
 from xrisk_ext.losses.listwise import ListwiseCrossEntropyLoss
 from xrisk_ext.losses.ndcg import NDCGLoss
+from xrisk_ext.losses.retrieval import FastAPLoss, RecallAtKLoss, SmoothAPLoss
 
 __all__ = [
+    "ApproxNDCGLoss",
     "AveragePrecisionLoss",
+    "FastAPLoss",
+    "LambdaRankLoss",
+    "ListMLELoss",
+    "ListNetLoss",
     "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
     "NDCGLoss",
+    "NeuralNDCGLoss",
     "PairwiseAUCLoss",
+    "RankNetLoss",
+    "RecallAtKLoss",
+    "SmoothAPLoss",
 ]

@@ -5,24 +5,35 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 """
 
 from .average_precision import average_precision
+from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
 from .ndcg import TopK, ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
+from .retrieval import fast_ap, recall_at_k, smooth_ap
 from .surrogates import SURROGATES, surrogate, surrogate_slope
 from .topk import topk_threshold, topk_threshold_step
 
 __all__ = [
     "SURROGATES",
     "TopK",
+    "approx_ndcg",
     "average_precision",
+    "fast_ap",
+    "lambda_rank",
+    "list_mle",
+    "list_net",
     "listwise_cross_entropy",
     "moving_average_update_",
     "ndcg",
+    "neural_ndcg",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
+    "rank_net",
+    "recall_at_k",
+    "smooth_ap",
     "surrogate",
     "surrogate_slope",
     "topk_threshold",
