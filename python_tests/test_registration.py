@@ -193,6 +193,34 @@ def _curve_sums() -> list[Arguments]:
     ]
 
 
+def _partial_auc_step_() -> list[Arguments]:
+    """scores, labels, index, item_weights, state, dual, outer, schedules, scale, margin, max_fpr,
+    min_tpr, power, rule, surrogate, algorithm, update_state, needs_gradient, mean_reduction.
+    """
+    index = torch.tensor([0, 1, 2, 3, 4, 5, 2, 2])
+    one, many = randn(8), randn(8, 3)
+    ones, manys = random_labels(8), random_labels(8, 3)
+    learnt, learnt_many = one.clone().requires_grad_(), many.float().requires_grad_()
+    half, tenth, scale = _scalar(0.5), _scalar(0.1), _scalar(SCALE)
+    log, wide = torch.full((1, 6), -torch.inf), torch.full((3, 6), -torch.inf)
+    part = (scale, 0.5, 0.4, 0.3, 2.0)
+    kl, two_way = [half, half], [half, half, half, half]
+    none, always = (None, None, None), (True, True, True)
+    return [
+        (one, ones, index, None, log, None, None, kl, *part, 0, 1, 0, *always),
+        (learnt, ones, index, one.abs(), log, None, None, kl, *part, 0, 4, 1, True, True, False),
+        (learnt_many, manys, index.int(), None, wide, None, torch.full((3,), -torch.inf), two_way,
+         *part, 1, 1, 0, *always),
+        (learnt, ones, index, None, torch.zeros(1, 6), None, None, [tenth], *part, 2, 1, 2, *always),
+        (many, manys, index, many.abs(), torch.zeros(3, 6).double(), torch.ones(3, 6).double(),
+         torch.zeros(3).double(), [tenth] * 3, *part, 3, 3, 0, True, False, False),
+        (one.half(), ones.bool(), None, None, *none, [], *part, 4, 1, 0, False, True, True),
+        (one[:, None], ones[:, None], None, one.abs(), *none, [], *part, 5, 1, 0, *always),
+        (learnt, ones, index, None, log, None, None, [half], *part, 6, 1, 0, False, True, True),
+        (one[:0], ones[:0], index[:0], None, log, None, None, [half], *part, 6, 1, 0, *always),
+    ]  # fmt: skip
+
+
 INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_sums_rows": _pairwise_sums_rows,
     "pairwise_sums_columns": _pairwise_sums_columns,
@@ -202,6 +230,7 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "moving_average_update_": _moving_average_update_,
     "topk_threshold": _topk_threshold,
     "topk_threshold_gradient": _topk_threshold_gradient,
+    "partial_auc_step_": _partial_auc_step_,
     "score_step_": _score_step_,
     "listwise_step": _listwise_step,
     "sort_descending": _sort_descending,
@@ -234,7 +263,8 @@ def test_what_the_schema_says_is_written_is_the_state(name: str) -> None:
     schema = overload(name)._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     # a trailing underscore mutates, and nothing else does
-    assert written == (["state"] if name.endswith("_") else [])
+    states = ["state", "dual", "outer"] if name == "partial_auc_step_" else ["state"]
+    assert written == (states if name.endswith("_") else [])
     assert schema.is_mutable == name.endswith("_")
     assert not any(returned.alias_info for returned in schema.returns)
 
@@ -257,8 +287,9 @@ def test_writing_bumps_the_version_and_reading_does_not(name: str) -> None:
         before = {key: t._version for key, t in tensors.items()}
         overload(name)(*arguments)
         bumped = {key for key, t in tensors.items() if t._version > before[key]}
-        writes = "state" in tensors and (name != "score_step_" or arguments[11])
-        assert bumped == ({"state"} if writes else set())
+        states = {"state", "dual", "outer"} & set(tensors)
+        given = dict(zip([a.name for a in schema.arguments], arguments, strict=True))
+        assert bumped == (states if given.get("update_state", True) else set())
 
 
 @each_op
@@ -266,7 +297,8 @@ def test_no_output_shares_memory_with_an_input_or_another_output(name: str) -> N
     for arguments in INPUTS[name]():
         results = overload(name)(*arguments)
         outputs = results if isinstance(results, tuple) else (results,)
-        tensors = [t for t in (*arguments, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
+        flat = [x for a in arguments for x in (a if isinstance(a, list) else (a,))]
+        tensors = [t for t in (*flat, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
         starts = [t.untyped_storage().data_ptr() for t in tensors]
         mine = starts[len(starts) - sum(o.numel() > 0 for o in outputs) :]
         assert all(starts.count(start) == 1 for start in mine)

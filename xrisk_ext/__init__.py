@@ -18,9 +18,13 @@ from xrisk_ext.losses import (  # noqa: E402
     NDCGLoss,
     NeuralNDCGLoss,
     PairwiseAUCLoss,
+    PartialAUCLoss,
+    PNormPushLoss,
     RankNetLoss,
     RecallAtKLoss,
     SmoothAPLoss,
+    TopPushLoss,
+    TwoWayPartialAUCLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
@@ -36,10 +40,14 @@ __all__ = [
     "MovingAverage",
     "NDCGLoss",
     "NeuralNDCGLoss",
+    "PNormPushLoss",
     "PairwiseAUCLoss",
+    "PartialAUCLoss",
     "RankNetLoss",
     "RecallAtKLoss",
     "SmoothAPLoss",
+    "TopPushLoss",
+    "TwoWayPartialAUCLoss",
     "__version__",
     "losses",
     "metrics",

@@ -19,19 +19,23 @@ struct Items {
   int64_t channels = 1;
 };
 
+// Against the shift of the anchor, as a threshold: what of phi lies above it, or whether it does.
+enum class Above { kNone, kExcess, kCount };
+
 // What is summed over pairs. With inverse_temperature > 0 it is exp((phi - shift of the anchor) *
-// inverse_temperature), otherwise phi.
+// inverse_temperature), otherwise phi, or what `above` says.
 struct PairTermParams {
   Surrogate surrogate = Surrogate::kSquaredHinge;
   SurrogateParams params;
   double inverse_temperature = 0.0;
+  Above above = Above::kNone;
 };
 
 template <class T>
 struct DirectRows {
   PairTermParams term;
   const T* anchors = nullptr;      // [P]
-  const double* shifts = nullptr;  // [P], exponential term only
+  const double* shifts = nullptr;  // [P], exponential and threshold terms only
   Items<T> items;
   double* sums = nullptr;    // [C, P]
   double* slopes = nullptr;  // [C, P]
@@ -42,7 +46,7 @@ template <class T>
 struct DirectColumns {
   PairTermParams term;
   const T* anchors = nullptr;              // [P]
-  const double* shifts = nullptr;          // [P], exponential term only
+  const double* shifts = nullptr;          // [P], exponential and threshold terms only
   const double* anchor_weights = nullptr;  // [C, P]
   int64_t anchor_count = 0;
   Items<T> items;
@@ -88,6 +92,10 @@ struct Kernels {
   void (*direct_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
                       int64_t item_begin, int64_t item_end);
   void (*direct_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
+  // The same for terms with a threshold, which need weights.
+  void (*threshold_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
+                         int64_t item_begin, int64_t item_end);
+  void (*threshold_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
 
   // ranks [M] of items [begin, end).
   void (*rank_items)(const RankIndex<T>&, const T* scores, int64_t begin, int64_t end,

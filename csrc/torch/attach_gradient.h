@@ -98,8 +98,8 @@ struct FromPython<at::TensorList> {
   using Type = const std::vector<at::Tensor>&;
 };
 
-// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what the
-// Autograd key and the short way from Python run.
+// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what
+// the Autograd key and the short way from Python run.
 template <const char* kName, class Signature>
 struct FusedStep;
 template <const char* kName, class... Rest>

@@ -70,6 +70,14 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "listwise_step(Tensor scores, Tensor relevance, Tensor? mask, Tensor? item_weights, "
       "Tensor temperature, Tensor rank_temperature, int loss, int[] counts, float[] numbers, "
       "int reduction, bool needs_gradient) -> (Tensor value, Tensor gradient)");
+  // The same for the losses that look at the top of the list. What state, dual, outer and schedules
+  // are is up to the rule: torch/partial_auc_inputs.h.
+  m.def(
+      "partial_auc_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
+      "Tensor(a!)? state, Tensor(b!)? dual, Tensor(c!)? outer, Tensor[] schedules, Tensor scale, "
+      "float margin, float max_fpr, float min_tpr, float power, int rule, int surrogate, "
+      "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -90,6 +98,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("ranking_step_", &xrisk::ranking_step_);
   m.impl("listwise_step", &xrisk::listwise_step);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -100,6 +109,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
   m.impl("ranking_step_", &RankingStepOp::attached);
   m.impl("listwise_step", &xrisk::listwise_step_autograd);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
 }
 
 namespace {
@@ -171,11 +181,13 @@ PYBIND11_MODULE(_C, m) {
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
-  m.def("ranking_step", &RankingStepOp::value,
-        pybind11::call_guard<pybind11::gil_scoped_release>(),
+  m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
   m.def("listwise_step", &xrisk::listwise_value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");
+  m.def("partial_auc_step", &xrisk::partial_auc_step,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.partial_auc_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

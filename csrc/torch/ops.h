@@ -90,8 +90,7 @@ std::tuple<at::Tensor, at::Tensor> ranking_step_(
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& thresholds,
     const std::optional<at::Tensor>& curvatures, const at::Tensor& gamma, const at::Tensor& scale,
     at::TensorList schedules, double margin, double epsilon, int64_t top_k, int64_t rule,
-    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state,
-    bool mean_reduction);
+    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state, bool mean_reduction);
 inline constexpr char kRankingStep[] = "xrisk_ext::ranking_step_";
 std::tuple<at::Tensor, at::Tensor> listwise_step(
     const at::Tensor& scores, const at::Tensor& relevance, const std::optional<at::Tensor>& mask,
@@ -112,5 +111,29 @@ at::Tensor listwise_value(const at::Tensor& scores, const at::Tensor& relevance,
                           const at::Tensor& temperature, const at::Tensor& rank_temperature,
                           int64_t loss, const std::vector<int64_t>& counts,
                           const std::vector<double>& numbers, int64_t reduction);
+std::tuple<at::Tensor, at::Tensor> partial_auc_step_(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    at::TensorList schedules, const at::Tensor& scale, double margin, double max_fpr,
+    double min_tpr, double power, int64_t rule, int64_t surrogate, int64_t algorithm,
+    bool update_state, bool needs_gradient, bool mean_reduction);
+
+// As score_step_autograd and score_step.
+std::tuple<at::Tensor, at::Tensor> partial_auc_step_autograd(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    at::TensorList schedules, const at::Tensor& scale, double margin, double max_fpr,
+    double min_tpr, double power, int64_t rule, int64_t surrogate, int64_t algorithm,
+    bool update_state, bool needs_gradient, bool mean_reduction);
+
+at::Tensor partial_auc_step(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    const std::vector<at::Tensor>& schedules, const at::Tensor& scale, double margin,
+    double max_fpr, double min_tpr, double power, int64_t rule, int64_t surrogate,
+    int64_t algorithm, bool update_state, bool mean_reduction);
 
 }  // namespace xrisk

@@ -12,6 +12,8 @@ from xrisk_ext.losses.learning_to_rank import (
 )
 from xrisk_ext.losses.listwise import ListwiseCrossEntropyLoss
 from xrisk_ext.losses.ndcg import NDCGLoss
+from xrisk_ext.losses.partial_auc import PartialAUCLoss, TwoWayPartialAUCLoss
+from xrisk_ext.losses.push import PNormPushLoss, TopPushLoss
 from xrisk_ext.losses.retrieval import FastAPLoss, RecallAtKLoss, SmoothAPLoss
 
 __all__ = [
@@ -25,8 +27,12 @@ __all__ = [
     "MeanAveragePrecisionLoss",
     "NDCGLoss",
     "NeuralNDCGLoss",
+    "PNormPushLoss",
     "PairwiseAUCLoss",
+    "PartialAUCLoss",
     "RankNetLoss",
     "RecallAtKLoss",
     "SmoothAPLoss",
+    "TopPushLoss",
+    "TwoWayPartialAUCLoss",
 ]

@@ -1,6 +1,6 @@
 """What the score losses share: hyper-parameters, state, schedules, the call of the fused step."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ Reduction = Literal["mean", "none"]
 class ScoreLoss(Schedules):
     """Base of the losses over scores and labels; a subclass names its rule.
 
-    ``gamma`` and ``scale`` are :class:`Schedules`.
+    ``gamma``, ``scale`` and what a subclass adds are :class:`Schedules`.
 
-    ``state`` is the :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, 2]`` of (u_all, u_pos), or
-    None for a loss without state.
+    ``state`` is a :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, ...]``, of average precision
+    ``[L, num_samples, 2]`` for (u_all, u_pos); or None for a loss without state.
     """
 
+    rules: ClassVar[dict[str, int]] = RULES
     gamma: Tensor
     scale: Tensor
     state: MovingAverage | None
@@ -46,7 +47,9 @@ class ScoreLoss(Schedules):
         algorithm: Algorithm,
         state_dtype: torch.dtype,
         reduction: Reduction,
-        initial_state: InitialState = "assign",
+        initial_state: InitialState | float = "assign",
+        state_columns: tuple[int, ...] = (2,),
+        log_state: bool = False,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -67,7 +70,7 @@ class ScoreLoss(Schedules):
         self.algorithm = algorithm
         self.reduction = reduction
         self.num_samples = num_samples
-        self._rule = RULES[rule]
+        self._rule = self.rules[rule]
         self._surrogate = surrogate_number(surrogate)
         self._algorithm = algorithm_number(algorithm)
         if num_samples is None:
@@ -78,8 +81,10 @@ class ScoreLoss(Schedules):
                 )
             self.state = None
         else:
-            shape = (num_labels, num_samples, 2)
-            self.state = MovingAverage(shape, dtype=state_dtype, initial=initial_state)
+            shape = (num_labels, num_samples, *state_columns)
+            self.state = MovingAverage(
+                shape, dtype=state_dtype, log=log_state, initial=initial_state
+            )
         self._add_schedules(gamma=gamma, scale=scale)
 
     def _check_schedule(self, name: str, number: float) -> None:
@@ -93,14 +98,10 @@ class ScoreLoss(Schedules):
         if self.state is not None:
             self.state.reset()
 
-    def _step(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        index: Tensor | None,
-        item_weights: Tensor | None,
-        update_state: bool,
-    ) -> Tensor:
+    def _state_of_call(
+        self, scores: Tensor, labels: Tensor, index: Tensor | None, item_weights: Tensor | None
+    ) -> Tensor | None:
+        """The state to blend with; refuses what no op would name as well."""
         check_tensor(labels, "labels")
         if index is not None:
             check_tensor(index, "index")
@@ -108,9 +109,8 @@ class ScoreLoss(Schedules):
             check_tensor(item_weights, "item_weights")
             if item_weights.requires_grad:
                 raise ValueError("expected item_weights to be constants, got requires_grad=True")
-        module, buffers = self.state, self._buffers  # at small batches even look-ups show
+        module, gamma = self.state, self._buffers["gamma"]  # at small batches even look-ups show
         state = module._buffers["value"] if module is not None and self.training else None
-        gamma = buffers["gamma"]
         assert gamma is not None
         all_on_cpu = (
             (scores.is_cpu and labels.is_cpu and gamma.is_cpu)
@@ -121,13 +121,24 @@ class ScoreLoss(Schedules):
         if not all_on_cpu:
             check_devices(scores, "scores", labels=labels, state=gamma)
             check_devices(scores, "scores", state=state, index=index, item_weights=item_weights)
+        return state
+
+    def _step(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        item_weights: Tensor | None,
+        update_state: bool,
+    ) -> Tensor:
+        buffers = self._buffers
         return score_step(
             scores,
             labels,
             index,
             item_weights,
-            state,
-            gamma,
+            self._state_of_call(scores, labels, index, item_weights),
+            buffers["gamma"],  # type: ignore[arg-type]
             buffers["scale"],  # type: ignore[arg-type]
             self.margin,
             self._rule,

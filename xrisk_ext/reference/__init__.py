@@ -11,6 +11,8 @@ from .moving_average import moving_average_update_
 from .ndcg import TopK, ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
+from .partial_auc import partial_auc, two_way_partial_auc
+from .push import p_norm_push, top_push
 from .retrieval import fast_ap, recall_at_k, smooth_ap
 from .surrogates import SURROGATES, surrogate, surrogate_slope
 from .topk import topk_threshold, topk_threshold_step
@@ -28,14 +30,18 @@ __all__ = [
     "moving_average_update_",
     "ndcg",
     "neural_ndcg",
+    "p_norm_push",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
+    "partial_auc",
     "rank_net",
     "recall_at_k",
     "smooth_ap",
     "surrogate",
     "surrogate_slope",
+    "top_push",
     "topk_threshold",
     "topk_threshold_step",
+    "two_way_partial_auc",
 ]
