@@ -5,16 +5,21 @@ from xrisk_ext._version import __version__
 
 _C = load_extension()
 
-from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
+from xrisk_ext import data, losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     ApproxNDCGLoss,
+    AUCMarginLoss,
     AveragePrecisionLoss,
+    ClassBalancedCrossEntropyLoss,
     FastAPLoss,
+    FocalLoss,
     LambdaRankLoss,
+    LDAMLoss,
     ListMLELoss,
     ListNetLoss,
     ListwiseCrossEntropyLoss,
     MeanAveragePrecisionLoss,
+    MinMaxAUCLoss,
     NDCGLoss,
     NeuralNDCGLoss,
     PairwiseAUCLoss,
@@ -29,14 +34,19 @@ from xrisk_ext.losses import (  # noqa: E402
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
+    "AUCMarginLoss",
     "ApproxNDCGLoss",
     "AveragePrecisionLoss",
+    "ClassBalancedCrossEntropyLoss",
     "FastAPLoss",
+    "FocalLoss",
+    "LDAMLoss",
     "LambdaRankLoss",
     "ListMLELoss",
     "ListNetLoss",
     "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
+    "MinMaxAUCLoss",
     "MovingAverage",
     "NDCGLoss",
     "NeuralNDCGLoss",
@@ -49,6 +59,7 @@ __all__ = [
     "TopPushLoss",
     "TwoWayPartialAUCLoss",
     "__version__",
+    "data",
     "losses",
     "metrics",
     "ops",

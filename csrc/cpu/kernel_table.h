@@ -85,6 +85,24 @@ struct SplitCounts {
   int64_t above = 0;   // not below `high`: at least as large, or NaN
   int64_t inside = 0;  // above `low` and below `high`
 };
+// The cross entropy family over entries [B, L], row by row; core/cross_entropy.h.
+template <class T>
+struct CrossEntropyRange {
+  const T* scores = nullptr;
+  const uint8_t* positive = nullptr;
+  const T* weights = nullptr;  // one an entry, or null
+  int64_t labels = 1;          // L
+  // Of the labels, repeated for a register's length beyond L: [period] for the negatives, then
+  // [period] for the positives; `factors`, on the gradient, [period] alone.
+  const T* class_weights = nullptr;
+  const T* margins = nullptr;
+  const T* factors = nullptr;
+  int64_t period = 0;
+  T scale = 1, focus = 0;
+  T* losses = nullptr;    // not multiplied by the factors
+  T* gradient = nullptr;  // may be null
+};
+constexpr int64_t kMostLanes = 16;
 
 template <class T>
 struct Kernels {
@@ -130,6 +148,7 @@ struct Kernels {
                     double sums[3]);
   void (*soft_slopes)(const T* x, int64_t count, double at, double tau1, double factor, T* out);
   ListKernels<T> lists;
+  void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/blend_inl.h"
+#include "cpu/cross_entropy_inl.h"
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
 #include "cpu/list_kernels_inl.h"
@@ -18,7 +19,7 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
           rank_items<T>,      accumulate_moments<T>,  evaluate_intervals<T>, power_sums<T>,
           exponential_sum<T>, scaled_exponentials<T>, largest_magnitude<T>,  surrogate<T>,
           split_range<T>,     select_in_row<T>,       find_first<T>,         soft_sums<T>,
-          soft_slopes<T>,     make_list_kernels<T>()};
+          soft_slopes<T>,     make_list_kernels<T>(), cross_entropy_range<T>};
 }
 
 const KernelTable& kernel_table() {

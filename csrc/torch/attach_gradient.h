@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,36 +36,45 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   }
 };
 
+// Of a value with respect to kInputs tensors.
+template <size_t kInputs>
 struct AttachGradientBackward final : torch::autograd::Node {
-  torch::autograd::SavedVariable gradient;
-  at::ScalarType scores_type = at::kFloat;
+  std::array<torch::autograd::SavedVariable, kInputs> gradients;
+  std::array<at::ScalarType, kInputs> types;
 
   std::string name() const override { return "AttachGradientBackward"; }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    gradient.reset_data();
+    for (auto& gradient : gradients) gradient.reset_data();
   }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& upstream) override {
-    at::Tensor saved;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      saved = gradient.unpack();
+    torch::autograd::variable_list results(kInputs);
+    for (size_t k = 0; k < kInputs; ++k) {
+      if (!task_should_compute_output(k)) continue;
+      at::Tensor saved;
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        saved = gradients[k].unpack();
+      }
+      if (!upstream[0].defined()) continue;
+      if (at::GradMode::is_enabled()) {  // create_graph=True
+        const at::Tensor result = product(saved, upstream[0].detach(), types[k]);
+        results[k] = NoSecondDerivative::apply(result.requires_grad_());
+      } else {
+        const at::AutoDispatchBelowADInplaceOrView below_autograd;
+        results[k] = product(saved, upstream[0], types[k]);
+      }
     }
-    if (!upstream[0].defined()) return {at::Tensor()};
-    if (at::GradMode::is_enabled()) {  // create_graph=True
-      const at::Tensor result = product(saved, upstream[0].detach());
-      return {NoSecondDerivative::apply(result.requires_grad_())};
-    }
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return {product(saved, upstream[0])};
+    return results;
   }
 
  private:
-  at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream) const {
+  static at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
+                            at::ScalarType type) {
     const at::Tensor result = saved.mul(upstream);
-    return result.scalar_type() == scores_type ? result : result.to(scores_type);
+    return result.scalar_type() == type ? result : result.to(type);
   }
 };
 
@@ -78,14 +88,28 @@ auto make_node() {
   }
 }
 
-// Makes `gradient` what flows to `scores` from `value`, both fresh and without a graph.
+// Makes gradients[k] what flows to inputs[k] from `value`; all but the inputs fresh and without a
+// graph. The gradient of an input that requires none may be undefined.
+template <size_t kInputs>
+void attach_gradients(const std::array<at::Tensor, kInputs>& inputs, const at::Tensor& value,
+                      const std::array<at::Tensor, kInputs>& gradients) {
+  const auto node = make_node<AttachGradientBackward<kInputs>>();
+  for (size_t k = 0; k < kInputs; ++k) {
+    node->gradients[k] = torch::autograd::SavedVariable(gradients[k], /*is_output=*/false);
+    node->types[k] = inputs[k].scalar_type();
+  }
+  torch::autograd::edge_list edges;
+  edges.reserve(kInputs);
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(torch::autograd::impl::gradient_edge(input));
+  }
+  node->set_next_edges(std::move(edges));
+  torch::autograd::set_history(value, node);
+}
+
 inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
                             const at::Tensor& gradient) {
-  const auto node = make_node<AttachGradientBackward>();
-  node->gradient = torch::autograd::SavedVariable(gradient, /*is_output=*/false);
-  node->scores_type = scores.scalar_type();
-  node->set_next_edges(torch::autograd::collect_next_edges(scores));
-  torch::autograd::set_history(value, node);
+  attach_gradients<1>({scores}, value, {gradient});
 }
 
 // The type in which an argument of an op comes from Python.

@@ -11,6 +11,7 @@
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_moment_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 #include "torch/state_inputs.h"
@@ -312,6 +313,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("surrogate_values", &surrogate_values_cuda);
   m.impl("moving_average_update_", &moving_average_update_cuda_);
   m.impl("score_step_", &score_step_cuda_);
+  m.impl("auc_margin_step", &auc_margin_step_cuda);
+  m.impl("cross_entropy_step", &cross_entropy_step_cuda);
 }
 
 }  // namespace xrisk

@@ -70,6 +70,15 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "listwise_step(Tensor scores, Tensor relevance, Tensor? mask, Tensor? item_weights, "
       "Tensor temperature, Tensor rank_temperature, int loss, int[] counts, float[] numbers, "
       "int reduction, bool needs_gradient) -> (Tensor value, Tensor gradient)");
+  // Sums over the entries of each label: parameters and by_parameters [3, L] are a, b and alpha.
+  m.def(
+      "auc_margin_step(Tensor scores, Tensor labels, Tensor? item_weights, Tensor a, Tensor b, "
+      "Tensor alpha, Tensor? class_prior, float margin, int kind, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient, Tensor by_parameters)");
+  m.def(
+      "cross_entropy_step(Tensor scores, Tensor labels, Tensor? item_weights, "
+      "Tensor? class_weights, Tensor? margins, float scale, float focus, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient)");
   // The same for the losses that look at the top of the list. What state, dual, outer and schedules
   // are is up to the rule: torch/partial_auc_inputs.h.
   m.def(
@@ -98,6 +107,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("ranking_step_", &xrisk::ranking_step_);
   m.impl("listwise_step", &xrisk::listwise_step);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step);
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
@@ -109,6 +120,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
   m.impl("ranking_step_", &RankingStepOp::attached);
   m.impl("listwise_step", &xrisk::listwise_step_autograd);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step_autograd);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
 }
 
@@ -186,6 +199,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("listwise_step", &xrisk::listwise_value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");
+  m.def("auc_margin", &xrisk::auc_margin, pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.auc_margin_step, with less to convert.");
+  m.def("cross_entropy", &xrisk::cross_entropy,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.cross_entropy_step, with less to convert.");
   m.def("partial_auc_step", &xrisk::partial_auc_step,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.partial_auc_step_, with less to convert.");

@@ -48,6 +48,38 @@ at::Tensor topk_threshold_gradient(const at::Tensor& scores, const at::Tensor& r
                                    const at::Tensor& upstream, int64_t k,
                                    const std::optional<at::Tensor>& offsets, bool smooth,
                                    double epsilon, double tau1, double tau2);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> auc_margin_step(
+    const at::Tensor& scores, const at::Tensor& labels,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& a, const at::Tensor& b,
+    const at::Tensor& alpha, const std::optional<at::Tensor>& class_prior, double margin,
+    int64_t kind, bool needs_gradient, bool mean_reduction);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> auc_margin_step_autograd(
+    const at::Tensor& scores, const at::Tensor& labels,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& a, const at::Tensor& b,
+    const at::Tensor& alpha, const std::optional<at::Tensor>& class_prior, double margin,
+    int64_t kind, bool needs_gradient, bool mean_reduction);
+
+std::tuple<at::Tensor, at::Tensor> cross_entropy_step(
+    const at::Tensor& scores, const at::Tensor& labels,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& class_weights,
+    const std::optional<at::Tensor>& margins, double scale, double focus, bool needs_gradient,
+    bool mean_reduction);
+std::tuple<at::Tensor, at::Tensor> cross_entropy_step_autograd(
+    const at::Tensor& scores, const at::Tensor& labels,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& class_weights,
+    const std::optional<at::Tensor>& margins, double scale, double focus, bool needs_gradient,
+    bool mean_reduction);
+
+at::Tensor auc_margin(const at::Tensor& scores, const at::Tensor& labels,
+                      const std::optional<at::Tensor>& item_weights, const at::Tensor& a,
+                      const at::Tensor& b, const at::Tensor& alpha,
+                      const std::optional<at::Tensor>& class_prior, double margin, int64_t kind,
+                      bool mean_reduction);
+at::Tensor cross_entropy(const at::Tensor& scores, const at::Tensor& labels,
+                         const std::optional<at::Tensor>& item_weights,
+                         const std::optional<at::Tensor>& class_weights,
+                         const std::optional<at::Tensor>& margins, double scale, double focus,
+                         bool mean_reduction);
 
 std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
 

@@ -1,7 +1,9 @@
 """Losses: `torch.nn.Module`s whose state is in registered buffers. One file per family."""
 
 from xrisk_ext.losses.auc import PairwiseAUCLoss
+from xrisk_ext.losses.auc_margin import AUCMarginLoss, MinMaxAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
+from xrisk_ext.losses.classification import ClassBalancedCrossEntropyLoss, FocalLoss, LDAMLoss
 from xrisk_ext.losses.learning_to_rank import (
     ApproxNDCGLoss,
     LambdaRankLoss,
@@ -17,14 +19,19 @@ from xrisk_ext.losses.push import PNormPushLoss, TopPushLoss
 from xrisk_ext.losses.retrieval import FastAPLoss, RecallAtKLoss, SmoothAPLoss
 
 __all__ = [
+    "AUCMarginLoss",
     "ApproxNDCGLoss",
     "AveragePrecisionLoss",
+    "ClassBalancedCrossEntropyLoss",
     "FastAPLoss",
+    "FocalLoss",
+    "LDAMLoss",
     "LambdaRankLoss",
     "ListMLELoss",
     "ListNetLoss",
     "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
+    "MinMaxAUCLoss",
     "NDCGLoss",
     "NeuralNDCGLoss",
     "PNormPushLoss",

@@ -4,7 +4,9 @@ This package is the oracle of the tests. It stands alone (imports torch only), c
 densely in float64 whatever the dtype of its inputs, and prefers obviousness to speed.
 """
 
+from .auc_margin import auc_margin
 from .average_precision import average_precision
+from .classification import class_balanced_cross_entropy, focal, ldam
 from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
@@ -21,9 +23,13 @@ __all__ = [
     "SURROGATES",
     "TopK",
     "approx_ndcg",
+    "auc_margin",
     "average_precision",
+    "class_balanced_cross_entropy",
     "fast_ap",
+    "focal",
     "lambda_rank",
+    "ldam",
     "list_mle",
     "list_net",
     "listwise_cross_entropy",
