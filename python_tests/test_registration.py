@@ -87,6 +87,26 @@ def _moving_average_update_() -> list[Arguments]:
     ]
 
 
+def _topk_threshold() -> list[Arguments]:
+    offsets = torch.tensor([0, 3, 3, 9])
+    return [
+        (randn(9).float(), 2, None, False, 0.5, 0.01, 1e-4),
+        (randn(4, 9), 2, None, True, 0.5, 0.3, 1e-4),
+        (randn(2, 3, 9).half().transpose(0, 2), 1, None, True, 0.5, 0.3, 1e-4),
+        (randn(9), 2, offsets, False, 0.5, 0.01, 1e-4),
+        (randn(9).float(), 0, offsets.int(), True, 0.5, 0.3, 1e-4),
+        (torch.zeros(3, 0), 0, None, False, 0.5, 0.01, 1e-4),
+    ]
+
+
+def _topk_threshold_gradient() -> list[Arguments]:
+    inputs = []
+    for scores, *rest in _topk_threshold():
+        _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
+        inputs.append((scores, roots, torch.ones_like(roots), *rest))
+    return inputs
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.
@@ -124,6 +144,26 @@ def _score_step_() -> list[Arguments]:
             False,
         ),
         (one[:0], ones[:0], index[:0], None, state(1), *schedules, *step, True, True, True),
+    ]
+
+
+def _listwise_step() -> list[Arguments]:
+    """scores, relevance, mask, item_weights, temperature, rank_temperature, loss, counts, numbers,
+    reduction, needs_gradient.
+    """
+    scores, relevance = randn(3, 7), torch.arange(21).reshape(3, 7) % 3
+    mask, heat = randn(3, 7, seed=1) > -1.0, (_scalar(0.7), _scalar(1.3))
+    learnt = scores.clone().requires_grad_()
+    return [
+        (learnt, relevance, mask, None, *heat, 0, [1, 1], [], 1, True),
+        (scores.float(), relevance, None, None, *heat, 1, [2], [], 0, True),
+        (learnt, relevance.float(), None, None, *heat, 2, [], [], 0, True),
+        (scores.half(), relevance, mask, None, *heat, 3, [], [], 2, True),
+        (scores[0], relevance[0], None, None, *heat, 4, [], [], 0, False),
+        (learnt, relevance, mask, None, *heat, 5, [3, 5], [0.0], 1, True),
+        (learnt, relevance > 0, mask, scores.abs(), *heat, 6, [], [], 1, True),
+        (scores.t(), relevance.t(), None, None, *heat, 7, [5], [-2.0, 2.0], 0, True),
+        (scores[:0], relevance[:0], None, None, *heat, 8, [1, 2], [], 1, True),
     ]
 
 
@@ -188,8 +228,11 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_log_sums_columns": _pairwise_log_sums_columns,
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
+    "topk_threshold": _topk_threshold,
+    "topk_threshold_gradient": _topk_threshold_gradient,
     "partial_auc_step_": _partial_auc_step_,
     "score_step_": _score_step_,
+    "listwise_step": _listwise_step,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
 }

@@ -24,16 +24,28 @@ struct SurrogateParams {
 // The numbers are part of the op schemas; xrisk_ext/ops/score_step.py lists the same order.
 enum class Rule : int { kAveragePrecision = 0, kPairwiseAUC = 1 };
 
+// The ranking losses; the numbers are part of the op schemas, xrisk_ext/ops/ranking_step.py lists
+// the same. Options add up.
+enum class RankingRule : int { kNDCG = 0, kListwise = 1, kAveragePrecision = 2 };
+enum RankingOption : int {
+  kStaleState = 1,        // weights from the moving average before its update
+  kPracticalTopK = 2,     // psi and lambda are constants
+  kSolvedThreshold = 4,   // lambda from the query's items, no state
+  kPublishedTopK = 8,     // as in the authors' code: psi' without alpha, dlambda/dh without its cap
+  kIrrelevantItems = 16,  // listwise: contrasted with the irrelevant items alone
+  kBatchShift = 32,       // listwise: the largest difference of the batch taken off every log sum
+};
+constexpr int kRankingOptions = 63;
 // Losses over (positive, negative) pairs that look at the top of the list. The numbers are part of
 // the op schemas; xrisk_ext/ops/partial_auc_step.py lists the same order.
 enum class PartialRule : int {
-  kKL = 0,           // SOPA-s
-  kTwoWayKL = 1,     // SOTA-s
-  kCVaR = 2,         // SOPA
-  kTwoWayCVaR = 3,   // STACO
-  kExact = 4,        // the highest negatives with the lowest positives
-  kTopPush = 5,      // the highest negative alone
-  kPNormPush = 6,    // anchors are the negatives
+  kKL = 0,          // SOPA-s
+  kTwoWayKL = 1,    // SOTA-s
+  kCVaR = 2,        // SOPA
+  kTwoWayCVaR = 3,  // STACO
+  kExact = 4,       // the highest negatives with the lowest positives
+  kTopPush = 5,     // the highest negative alone
+  kPNormPush = 6,   // anchors are the negatives
 };
 constexpr int kPartialRuleCount = 7;
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/params.h"
+#include "cpu/list_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -74,6 +75,16 @@ struct RankIndex {
 // key, and the weight that stands exactly on that key (zero_one only).
 constexpr int kMomentSlots = 4;
 
+// Where a selection looks for its answer (cpu/selection.h), and what it finds there.
+template <class T>
+struct Bracket {
+  T low, high;
+};
+
+struct SplitCounts {
+  int64_t above = 0;   // not below `high`: at least as large, or NaN
+  int64_t inside = 0;  // above `low` and below `high`
+};
 // The cross entropy family over entries [B, L], row by row; core/cross_entropy.h.
 template <class T>
 struct CrossEntropyRange {
@@ -128,6 +139,15 @@ struct Kernels {
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);
+
+  // Selection and the smoothed top-K problem; see select_inl.h and soft_inl.h.
+  SplitCounts (*split_range)(const T* x, int64_t count, Bracket<T>, T* out, int64_t capacity);
+  T (*select_in_row)(const T* x, int64_t count, int64_t rank, T* buffers);
+  int64_t (*find_first)(const T* x, int64_t count, T value);
+  void (*soft_sums)(const T* x, const T* weights, int64_t count, double at, double tau1,
+                    double sums[3]);
+  void (*soft_slopes)(const T* x, int64_t count, double at, double tau1, double factor, T* out);
+  ListKernels<T> lists;
   void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
 };
 

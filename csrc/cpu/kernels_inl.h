@@ -5,6 +5,9 @@
 #include "cpu/cross_entropy_inl.h"
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
+#include "cpu/list_kernels_inl.h"
+#include "cpu/select_inl.h"
+#include "cpu/soft_inl.h"
 #include "cpu/sums_inl.h"
 #include "cpu/threshold_inl.h"
 
@@ -12,11 +15,11 @@ namespace xrisk::cpu::XRISK_ISA {
 
 template <class T>
 XRISK_HD constexpr Kernels<T> make_kernels() {
-  return {direct_rows<T>,         direct_columns<T>,    threshold_rows<T>,
-          threshold_columns<T>,   rank_items<T>,        accumulate_moments<T>,
-          evaluate_intervals<T>,  power_sums<T>,        exponential_sum<T>,
-          scaled_exponentials<T>, largest_magnitude<T>, surrogate<T>,
-          cross_entropy_range<T>};
+  return {direct_rows<T>,     direct_columns<T>,      threshold_rows<T>,     threshold_columns<T>,
+          rank_items<T>,      accumulate_moments<T>,  evaluate_intervals<T>, power_sums<T>,
+          exponential_sum<T>, scaled_exponentials<T>, largest_magnitude<T>,  surrogate<T>,
+          split_range<T>,     select_in_row<T>,       find_first<T>,         soft_sums<T>,
+          soft_slopes<T>,     make_list_kernels<T>(), cross_entropy_range<T>};
 }
 
 const KernelTable& kernel_table() {

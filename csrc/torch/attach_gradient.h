@@ -8,6 +8,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -16,7 +17,9 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <type_traits>
+#include <vector>
 
 namespace xrisk {
 
@@ -108,5 +111,52 @@ inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
                             const at::Tensor& gradient) {
   attach_gradients<1>({scores}, value, {gradient});
 }
+
+// The type in which an argument of an op comes from Python.
+template <class Argument>
+struct FromPython {
+  using Type = Argument;
+};
+template <>
+struct FromPython<at::TensorList> {
+  using Type = const std::vector<at::Tensor>&;
+};
+
+// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what
+// the Autograd key and the short way from Python run.
+template <const char* kName, class Signature>
+struct FusedStep;
+template <const char* kName, class... Rest>
+struct FusedStep<kName, std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
+  static const auto& op() {
+    static const auto handle =
+        c10::Dispatcher::singleton()
+            .findSchemaOrThrow(kName, "")
+            .typed<std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)>();
+    return handle;
+  }
+
+  // With the gradient attached to the value. A compiled graph asks for the gradient with grad mode
+  // off: it attaches it by itself.
+  static std::tuple<at::Tensor, at::Tensor> attached(bool needs_gradient, const at::Tensor& scores,
+                                                     Rest... rest) {
+    std::tuple<at::Tensor, at::Tensor> result;
+    {
+      const at::AutoDispatchBelowADInplaceOrView below_autograd;
+      result = op().call(needs_gradient, scores, rest...);
+    }
+    if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
+      attach_gradient(scores, std::get<0>(result), std::get<1>(result));
+    }
+    return result;
+  }
+
+  // The value alone, through the dispatcher: what Python calls where nothing traces it, since
+  // converting the arguments for torch.ops takes longer.
+  static at::Tensor value(const at::Tensor& scores, typename FromPython<Rest>::Type... rest) {
+    const bool needs_gradient = scores.requires_grad() && at::GradMode::is_enabled();
+    return std::get<0>(op().call(needs_gradient, scores, rest...));
+  }
+};
 
 }  // namespace xrisk

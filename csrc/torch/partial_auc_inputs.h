@@ -9,7 +9,7 @@ namespace xrisk {
 template <class Number>
 struct ScheduleSlot {
   const char* name;
-  Number PartialSchedules<Number>::*slot;
+  Number PartialSchedules<Number>::* slot;
 };
 
 // The schedules that a rule takes, in the order of the op's argument.

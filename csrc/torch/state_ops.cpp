@@ -12,6 +12,7 @@
 #include "torch/moment_ops.h"
 #include "torch/ops.h"
 #include "torch/partial_auc_ops.h"
+#include "torch/ranking_ops.h"
 #include "torch/state_inputs.h"
 
 namespace xrisk {

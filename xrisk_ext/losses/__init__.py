@@ -4,20 +4,42 @@ from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.auc_margin import AUCMarginLoss, MinMaxAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
 from xrisk_ext.losses.classification import ClassBalancedCrossEntropyLoss, FocalLoss, LDAMLoss
+from xrisk_ext.losses.learning_to_rank import (
+    ApproxNDCGLoss,
+    LambdaRankLoss,
+    ListMLELoss,
+    ListNetLoss,
+    NeuralNDCGLoss,
+    RankNetLoss,
+)
+from xrisk_ext.losses.listwise import ListwiseCrossEntropyLoss
+from xrisk_ext.losses.ndcg import NDCGLoss
 from xrisk_ext.losses.partial_auc import PartialAUCLoss, TwoWayPartialAUCLoss
 from xrisk_ext.losses.push import PNormPushLoss, TopPushLoss
+from xrisk_ext.losses.retrieval import FastAPLoss, RecallAtKLoss, SmoothAPLoss
 
 __all__ = [
     "AUCMarginLoss",
+    "ApproxNDCGLoss",
     "AveragePrecisionLoss",
     "ClassBalancedCrossEntropyLoss",
+    "FastAPLoss",
     "FocalLoss",
     "LDAMLoss",
+    "LambdaRankLoss",
+    "ListMLELoss",
+    "ListNetLoss",
+    "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
     "MinMaxAUCLoss",
+    "NDCGLoss",
+    "NeuralNDCGLoss",
     "PNormPushLoss",
     "PairwiseAUCLoss",
     "PartialAUCLoss",
+    "RankNetLoss",
+    "RecallAtKLoss",
+    "SmoothAPLoss",
     "TopPushLoss",
     "TwoWayPartialAUCLoss",
 ]

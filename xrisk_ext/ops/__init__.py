@@ -7,10 +7,12 @@ Each has a float64 twin in :mod:`xrisk_ext.reference`, of the same name and argu
 from xrisk_ext.ops.moving_average import moving_average_update_
 from xrisk_ext.ops.pairwise import pairwise_log_sums, pairwise_sums
 from xrisk_ext.ops.surrogates import surrogate_values
+from xrisk_ext.ops.topk import topk_threshold
 
 __all__ = [
     "moving_average_update_",
     "pairwise_log_sums",
     "pairwise_sums",
     "surrogate_values",
+    "topk_threshold",
 ]

@@ -7,28 +7,47 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 from .auc_margin import auc_margin
 from .average_precision import average_precision
 from .classification import class_balanced_cross_entropy, focal, ldam
+from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
+from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
+from .ndcg import TopK, ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
 from .partial_auc import partial_auc, two_way_partial_auc
 from .push import p_norm_push, top_push
+from .retrieval import fast_ap, recall_at_k, smooth_ap
 from .surrogates import SURROGATES, surrogate, surrogate_slope
+from .topk import topk_threshold, topk_threshold_step
 
 __all__ = [
     "SURROGATES",
+    "TopK",
+    "approx_ndcg",
     "auc_margin",
     "average_precision",
     "class_balanced_cross_entropy",
+    "fast_ap",
     "focal",
+    "lambda_rank",
     "ldam",
+    "list_mle",
+    "list_net",
+    "listwise_cross_entropy",
     "moving_average_update_",
+    "ndcg",
+    "neural_ndcg",
     "p_norm_push",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
     "partial_auc",
+    "rank_net",
+    "recall_at_k",
+    "smooth_ap",
     "surrogate",
     "surrogate_slope",
     "top_push",
+    "topk_threshold",
+    "topk_threshold_step",
     "two_way_partial_auc",
 ]
