@@ -28,10 +28,10 @@ enum class Rule : int { kAveragePrecision = 0, kPairwiseAUC = 1 };
 // the same. Options add up.
 enum class RankingRule : int { kNDCG = 0, kListwise = 1, kAveragePrecision = 2 };
 enum RankingOption : int {
-  kStaleState = 1,       // weights from the moving average before its update
-  kPracticalTopK = 2,    // psi and lambda are constants
-  kSolvedThreshold = 4,  // lambda from the query's items, no state
-  kPublishedTopK = 8,    // as in the authors' code: psi' without alpha, dlambda/dh without its cap
+  kStaleState = 1,        // weights from the moving average before its update
+  kPracticalTopK = 2,     // psi and lambda are constants
+  kSolvedThreshold = 4,   // lambda from the query's items, no state
+  kPublishedTopK = 8,     // as in the authors' code: psi' without alpha, dlambda/dh without its cap
   kIrrelevantItems = 16,  // listwise: contrasted with the irrelevant items alone
   kBatchShift = 32,       // listwise: the largest difference of the batch taken off every log sum
 };

@@ -21,8 +21,8 @@ class QueryPairs {
     own_.items = anchors;
     spec_.algorithm = choose_algorithm<T>(spec, anchors.count, all.count, 1);
     if (spec_.algorithm == Algorithm::kDirect) return;
-    sorted_ = make_pairwise_sums(spec_, Anchors<T>{anchors.scores, anchors.count}, scratch_,
-                                 executor_);
+    sorted_ =
+        make_pairwise_sums(spec_, Anchors<T>{anchors.scores, anchors.count}, scratch_, executor_);
   }
 
   // sums, slopes [P]

@@ -43,7 +43,7 @@ struct Query {
   double anchor_share = 0.0;  // times an anchor's weight: its part of the query's value
   double item_weight = 0.0;
   double ideal_dcg = 1.0;
-  double log_sum = 0.0;  // listwise: log sum_j w_j exp(h_j)
+  double log_sum = 0.0;      // listwise: log sum_j w_j exp(h_j)
   double largest_gap = 0.0;  // of an item over an anchor
   QueryThreshold threshold;
 };
@@ -209,21 +209,18 @@ class Run {
     const int64_t q = &query - queries_;
     if (query.anchors == 0) return;
     Scratch scratch;
-    const ItemList<T> list = list_items(call_, query.begin, query.length, anchors.positions,
-                                        query.anchors, scratch);
+    const ItemList<T> list =
+        list_items(call_, query.begin, query.length, anchors.positions, query.anchors, scratch);
     if (list.items.count == 0) return;
-    query.num_items =
-        size_of(0, call_.num_items, q, static_cast<double>(list.present));
+    query.num_items = size_of(0, call_.num_items, q, static_cast<double>(list.present));
     query.item_weight = list.weight;
     if (call_.rule != RankingRule::kAveragePrecision) {
-      query.anchor_share *=
-          size_of(1, call_.num_relevant, q, static_cast<double>(query.anchors));
+      query.anchor_share *= size_of(1, call_.num_relevant, q, static_cast<double>(query.anchors));
     }
     if (call_.rule == RankingRule::kListwise) query.anchor_share /= query.num_items;
     if (call_.rule == RankingRule::kNDCG) {
-      query.ideal_dcg = call_.ideal_dcg == nullptr
-                            ? ideal_dcg(query, anchors, scratch)
-                            : size_of(2, call_.ideal_dcg, q, 0.0);
+      query.ideal_dcg = call_.ideal_dcg == nullptr ? ideal_dcg(query, anchors, scratch)
+                                                   : size_of(2, call_.ideal_dcg, q, 0.0);
       if (query.ideal_dcg == 0) return;
     }
     T* anchor_scores = scratch.allocate<T>(query.anchors);
@@ -242,8 +239,8 @@ class Run {
       observe_pairs(query, list, anchor_scores, anchors, scratch, executor);
     }
     if (call_.top_k.k > 0) {
-      query.threshold =
-          observe_threshold(call_.top_k, threshold_row(q), query.num_items, list, scratch, executor);
+      query.threshold = observe_threshold(call_.top_k, threshold_row(q), query.num_items, list,
+                                          scratch, executor);
     }
   }
 
@@ -266,9 +263,8 @@ class Run {
     const Items<T>& items = list.items;
     const double peak =
         static_cast<double>(*std::max_element(items.scores, items.scores + items.count));
-    query.log_sum =
-        peak + std::log(kernels<T>().exponential_sum(items.scores, items.weights, items.count, 1.0,
-                                                     peak));
+    query.log_sum = peak + std::log(kernels<T>().exponential_sum(items.scores, items.weights,
+                                                                 items.count, 1.0, peak));
     const double mean = query.log_sum - std::log(list.weight);
     for (int64_t i = 0; i < query.anchors; ++i) {
       anchors.u[i] = mean - static_cast<double>(anchor_scores[i]);
@@ -364,8 +360,7 @@ class Run {
       before = scratch_.allocate<double>(columns_ * total_);
       for (int64_t i = 0; i < total_; ++i) {
         for (int64_t c = 0; c < columns_; ++c) {
-          before[columns_ * i + c] =
-              static_cast<double>(call_.state[all_.ids[i] * columns_ + c]);
+          before[columns_ * i + c] = static_cast<double>(call_.state[all_.ids[i] * columns_ + c]);
         }
       }
     }
@@ -483,8 +478,8 @@ class Run {
         f = terms.value;
         weights[i] = factor * share * psi.value * terms.negative_weight * mean;
         own_weights[i] = factor * share * psi.value * terms.positive_weight * mean;
-        own[i] = -weights[i] * anchors.slopes[i] -
-                 (own_weights[i] - weights[i]) * anchors.own_slopes[i];
+        own[i] =
+            -weights[i] * anchors.slopes[i] - (own_weights[i] - weights[i]) * anchors.own_slopes[i];
       }
       value += share * psi.value * f;
       if (theoretical) {

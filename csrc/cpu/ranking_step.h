@@ -33,13 +33,13 @@ struct RankingStep {
   const T* scores = nullptr;
   const void* relevance = nullptr;
   RelevanceType relevance_type = RelevanceType::kFloat;
-  const uint8_t* mask = nullptr;        // [T]: which entries take part; null: all
-  const T* weights = nullptr;           // [T] >= 0, relative within a query; null: ones
-  const double* num_items = nullptr;    // [Q] or one; null: the items given
+  const uint8_t* mask = nullptr;      // [T]: which entries take part; null: all
+  const T* weights = nullptr;         // [T] >= 0, relative within a query; null: ones
+  const double* num_items = nullptr;  // [Q] or one; null: the items given
   const double* num_relevant = nullptr;
   const double* ideal_dcg = nullptr;
   bool sizes_per_query[3] = {false, false, false};  // of the three: [Q], or one number
-  const int64_t* pair_index = nullptr;  // [T], read at relevant items
+  const int64_t* pair_index = nullptr;              // [T], read at relevant items
   // [num_pairs] u or log u, for average precision [num_pairs, 2]; null: no state
   State* state = nullptr;
   int64_t rows = 0;
@@ -48,7 +48,8 @@ struct RankingStep {
   TopKTerms<State> top_k;
   double* values = nullptr;  // [Q]
   double gradient_factor = 1.0;
-  T* gradient = nullptr;     // [T]: factor times, of each query, d its value / d scores; null: not wanted
+  T* gradient =
+      nullptr;  // [T]: factor times, of each query, d its value / d scores; null: not wanted
 
   bool has(RankingOption option) const { return (options & option) != 0; }
 };

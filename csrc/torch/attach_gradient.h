@@ -9,6 +9,8 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/diff.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -35,9 +37,25 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   }
 };
 
+// How the upstream gradient of several values meets the gradient of the scores: each value has a
+// column of it, a row, or (with offsets) a list of entries. One value meets all of it.
+struct ValueLayout {
+  bool rows = false;
+  at::Tensor offsets;  // [values + 1]
+
+  at::Tensor spread(const at::Tensor& upstream, const at::Tensor& gradient) const {
+    if (upstream.dim() == 0) return upstream;
+    if (offsets.defined()) {
+      return at::repeat_interleave(upstream, at::diff(offsets), 0, gradient.size(0));
+    }
+    return rows ? upstream.unsqueeze(1) : upstream;
+  }
+};
+
 struct AttachGradientBackward final : torch::autograd::Node {
   torch::autograd::SavedVariable gradient;
   at::ScalarType scores_type = at::kFloat;
+  ValueLayout layout;
 
   std::string name() const override { return "AttachGradientBackward"; }
 
@@ -63,7 +81,7 @@ struct AttachGradientBackward final : torch::autograd::Node {
 
  private:
   at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream) const {
-    const at::Tensor result = saved.mul(upstream);
+    const at::Tensor result = saved.mul(layout.spread(upstream, saved));
     return result.scalar_type() == scores_type ? result : result.to(scores_type);
   }
 };
@@ -80,8 +98,9 @@ auto make_node() {
 
 // Makes `gradient` what flows to `scores` from `value`, both fresh and without a graph.
 inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
-                            const at::Tensor& gradient) {
+                            const at::Tensor& gradient, const ValueLayout& layout = {}) {
   const auto node = make_node<AttachGradientBackward>();
+  node->layout = layout;
   node->gradient = torch::autograd::SavedVariable(gradient, /*is_output=*/false);
   node->scores_type = scores.scalar_type();
   node->set_next_edges(torch::autograd::collect_next_edges(scores));
@@ -98,12 +117,14 @@ struct FromPython<at::TensorList> {
   using Type = const std::vector<at::Tensor>&;
 };
 
-// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what the
-// Autograd key and the short way from Python run.
-template <const char* kName, class Signature>
+// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what
+// the Autograd key and the short way from Python run. `Layout::of(rest...)` is the ValueLayout of a
+// call.
+template <const char* kName, class Layout, class Signature>
 struct FusedStep;
-template <const char* kName, class... Rest>
-struct FusedStep<kName, std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
+template <const char* kName, class Layout, class... Rest>
+struct FusedStep<kName, Layout,
+                 std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
   static const auto& op() {
     static const auto handle =
         c10::Dispatcher::singleton()
@@ -122,7 +143,7 @@ struct FusedStep<kName, std::tuple<at::Tensor, at::Tensor>(bool, const at::Tenso
       result = op().call(needs_gradient, scores, rest...);
     }
     if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
-      attach_gradient(scores, std::get<0>(result), std::get<1>(result));
+      attach_gradient(scores, std::get<0>(result), std::get<1>(result), Layout::of(rest...));
     }
     return result;
   }

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "cpu/kernel_table.h"
@@ -79,7 +80,24 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-using RankingStepOp = xrisk::FusedStep<xrisk::kRankingStep, decltype(xrisk::ranking_step_)>;
+namespace {
+
+// A value is a query: a row, or a list of entries; for average precision a label, a column.
+struct RankingLayout {
+  template <class... Rest>
+  static xrisk::ValueLayout of(const Rest&... rest) {
+    constexpr int kOffsets = 4, kRule = 18;  // after the scores
+    const auto arguments = std::tie(rest...);
+    const std::optional<at::Tensor>& offsets = std::get<kOffsets>(arguments);
+    const auto rule = static_cast<xrisk::RankingRule>(std::get<kRule>(arguments));
+    return {rule != xrisk::RankingRule::kAveragePrecision, offsets.value_or(at::Tensor())};
+  }
+};
+
+}  // namespace
+
+using RankingStepOp =
+    xrisk::FusedStep<xrisk::kRankingStep, RankingLayout, decltype(xrisk::ranking_step_)>;
 
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
@@ -155,8 +173,7 @@ PYBIND11_MODULE(_C, m) {
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
-  m.def("ranking_step", &RankingStepOp::value,
-        pybind11::call_guard<pybind11::gil_scoped_release>(),
+  m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

@@ -79,8 +79,7 @@ std::tuple<at::Tensor, at::Tensor> ranking_step_(
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& thresholds,
     const std::optional<at::Tensor>& curvatures, const at::Tensor& gamma, const at::Tensor& scale,
     at::TensorList schedules, double margin, double epsilon, int64_t top_k, int64_t rule,
-    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state,
-    bool mean_reduction);
+    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state, bool mean_reduction);
 inline constexpr char kRankingStep[] = "xrisk_ext::ranking_step_";
 
 }  // namespace xrisk

@@ -26,8 +26,8 @@ struct RankingInputs {
   RankingRule rule = RankingRule::kNDCG;
   at::ScalarType type = at::kFloat;
   int64_t queries = 0, length = 0, entries = 0;
-  int64_t rows = 0;          // of the state
-  bool transposed = false;   // average precision: a query is a label, a column of what came
+  int64_t rows = 0;         // of the state
+  bool transposed = false;  // average precision: a query is a label, a column of what came
   bool keeps_thresholds = false;
 
   Lists lists() const {
@@ -99,11 +99,11 @@ inline void check_state_of(RankingInputs& inputs, const std::optional<at::Tensor
   const bool labels = inputs.rule == RankingRule::kAveragePrecision;
   const char* name = labels ? "index" : "pair_index";
   check_state(*state, scores, op);
-  TORCH_CHECK_VALUE(labels ? state->dim() == 3 && state->size(0) == inputs.queries &&
-                                 state->size(2) == 2
-                           : state->dim() == 1,
-                    op, ": expected state of shape ", labels ? "[L, N, 2]" : "[num_pairs]",
-                    ", got ", state->sizes());
+  TORCH_CHECK_VALUE(
+      labels ? state->dim() == 3 && state->size(0) == inputs.queries && state->size(2) == 2
+             : state->dim() == 1,
+      op, ": expected state of shape ", labels ? "[L, N, 2]" : "[num_pairs]", ", got ",
+      state->sizes());
   TORCH_CHECK_VALUE(pair_index.has_value(), op, ": expected ", name,
                     ", the ids that the moving averages are kept for, got None");
   check_ids(*pair_index, scores, op, name);
@@ -191,8 +191,8 @@ inline RankingInputs check_ranking(
   inputs.num_relevant = checked_sizes(num_relevant, scores, inputs.queries, op, "num_relevant");
   inputs.ideal_dcg = checked_sizes(ideal_dcg, scores, inputs.queries, op, "ideal_dcg");
   check_state_of(inputs, state, pair_index, scores, op);
-  check_thresholds(inputs, state, thresholds, curvatures, query_index, schedules, top_k, epsilon, options,
-                   scores, op);
+  check_thresholds(inputs, state, thresholds, curvatures, query_index, schedules, top_k, epsilon,
+                   options, scores, op);
   return inputs;
 }
 

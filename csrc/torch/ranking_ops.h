@@ -78,11 +78,10 @@ inline void raise(const cpu::RankingError& error, const RankingInputs& inputs, i
     case cpu::RankingError::kNone:
       return;
     case cpu::RankingError::kPairIndex:
-      TORCH_CHECK_INDEX(false, op, ": expected ", inputs.transposed ? "index" : "pair_index",
-                        " in [0, ", inputs.rows, ") where relevance > 0, got ",
-                        inputs.pair_index.const_data_ptr<int64_t>()[inputs.transposed
-                                                                        ? at % inputs.length
-                                                                        : at]);
+      TORCH_CHECK_INDEX(
+          false, op, ": expected ", inputs.transposed ? "index" : "pair_index", " in [0, ",
+          inputs.rows, ") where relevance > 0, got ",
+          inputs.pair_index.const_data_ptr<int64_t>()[inputs.transposed ? at % inputs.length : at]);
     case cpu::RankingError::kQueryIndex:
       TORCH_CHECK_INDEX(false, op, ": expected query_index in [0, ", queries, "), got ",
                         inputs.query_index.const_data_ptr<int64_t>()[at], " at position ", at);
@@ -105,8 +104,7 @@ std::tuple<at::Tensor, at::Tensor> ranking_step_(
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& thresholds,
     const std::optional<at::Tensor>& curvatures, const at::Tensor& gamma, const at::Tensor& scale,
     at::TensorList schedules, double margin, double epsilon, int64_t top_k, int64_t rule,
-    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state,
-    bool mean_reduction) {
+    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state, bool mean_reduction) {
   constexpr const char* kOp = "ranking_step_";
   const NoAutocast no_autocast;
   const RankingInputs inputs =
@@ -128,7 +126,7 @@ std::tuple<at::Tensor, at::Tensor> ranking_step_(
       at::empty(mean_reduction ? at::IntArrayRef() : at::IntArrayRef({queries}), tensor_options);
   const at::Tensor values = at::empty({queries}, tensor_options.dtype(at::kDouble));
   const bool any_state = state.has_value() || inputs.keeps_thresholds;
-  const at::ScalarType state_type = state.has_value()            ? state->scalar_type()
+  const at::ScalarType state_type = state.has_value()         ? state->scalar_type()
                                     : inputs.keeps_thresholds ? thresholds->scalar_type()
                                                               : at::kFloat;
   visit_floating(inputs.type, [&](auto zero) {

@@ -93,14 +93,10 @@ class ScoreLoss(Schedules):
         if self.state is not None:
             self.state.reset()
 
-    def _step(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        index: Tensor | None,
-        item_weights: Tensor | None,
-        update_state: bool,
-    ) -> Tensor:
+    def _state_of_call(
+        self, scores: Tensor, labels: Tensor, index: Tensor | None, item_weights: Tensor | None
+    ) -> Tensor | None:
+        """The state to blend with; refuses what no op would name as well."""
         check_tensor(labels, "labels")
         if index is not None:
             check_tensor(index, "index")
@@ -108,9 +104,8 @@ class ScoreLoss(Schedules):
             check_tensor(item_weights, "item_weights")
             if item_weights.requires_grad:
                 raise ValueError("expected item_weights to be constants, got requires_grad=True")
-        module, buffers = self.state, self._buffers  # at small batches even look-ups show
+        module, gamma = self.state, self._buffers["gamma"]  # at small batches even look-ups show
         state = module._buffers["value"] if module is not None and self.training else None
-        gamma = buffers["gamma"]
         assert gamma is not None
         all_on_cpu = (
             (scores.is_cpu and labels.is_cpu and gamma.is_cpu)
@@ -121,13 +116,24 @@ class ScoreLoss(Schedules):
         if not all_on_cpu:
             check_devices(scores, "scores", labels=labels, state=gamma)
             check_devices(scores, "scores", state=state, index=index, item_weights=item_weights)
+        return state
+
+    def _step(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        item_weights: Tensor | None,
+        update_state: bool,
+    ) -> Tensor:
+        state, buffers = self._state_of_call(scores, labels, index, item_weights), self._buffers
         return score_step(
             scores,
             labels,
             index,
             item_weights,
             state,
-            gamma,
+            buffers["gamma"],  # type: ignore[arg-type]
             buffers["scale"],  # type: ignore[arg-type]
             self.margin,
             self._rule,
