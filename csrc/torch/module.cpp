@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "cpu/kernel_table.h"
@@ -114,7 +115,24 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-using RankingStepOp = xrisk::FusedStep<xrisk::kRankingStep, decltype(xrisk::ranking_step_)>;
+namespace {
+
+// A value is a query: a row, or a list of entries; for average precision a label, a column.
+struct RankingLayout {
+  template <class... Rest>
+  static xrisk::ValueLayout of(const Rest&... rest) {
+    constexpr int kOffsets = 4, kRule = 18;  // after the scores
+    const auto arguments = std::tie(rest...);
+    const std::optional<at::Tensor>& offsets = std::get<kOffsets>(arguments);
+    const auto rule = static_cast<xrisk::RankingRule>(std::get<kRule>(arguments));
+    return {rule != xrisk::RankingRule::kAveragePrecision, offsets.value_or(at::Tensor())};
+  }
+};
+
+}  // namespace
+
+using RankingStepOp =
+    xrisk::FusedStep<xrisk::kRankingStep, RankingLayout, decltype(xrisk::ranking_step_)>;
 
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);

@@ -131,13 +131,13 @@ class ScoreLoss(Schedules):
         item_weights: Tensor | None,
         update_state: bool,
     ) -> Tensor:
-        buffers = self._buffers
+        state, buffers = self._state_of_call(scores, labels, index, item_weights), self._buffers
         return score_step(
             scores,
             labels,
             index,
             item_weights,
-            self._state_of_call(scores, labels, index, item_weights),
+            state,
             buffers["gamma"],  # type: ignore[arg-type]
             buffers["scale"],  # type: ignore[arg-type]
             self.margin,

@@ -4,8 +4,10 @@ This package is the oracle of the tests. It stands alone (imports torch only), c
 densely in float64 whatever the dtype of its inputs, and prefers obviousness to speed.
 """
 
+from ._threshold import TopK
 from .auc_margin import auc_margin
 from .average_precision import average_precision
+from .average_precision_at_k import average_precision_at_k
 from .classification import class_balanced_cross_entropy, focal, ldam
 from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
@@ -25,6 +27,7 @@ __all__ = [
     "approx_ndcg",
     "auc_margin",
     "average_precision",
+    "average_precision_at_k",
     "class_balanced_cross_entropy",
     "fast_ap",
     "focal",
