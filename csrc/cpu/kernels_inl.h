@@ -4,6 +4,8 @@
 #include "cpu/blend_inl.h"
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
+#include "cpu/scan_inl.h"
+#include "cpu/smooth_inl.h"
 #include "cpu/sums_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {
@@ -12,7 +14,9 @@ template <class T>
 XRISK_HD constexpr Kernels<T> make_kernels() {
   return {direct_rows<T>,        direct_columns<T>, rank_items<T>,      accumulate_moments<T>,
           evaluate_intervals<T>, power_sums<T>,     exponential_sum<T>, scaled_exponentials<T>,
-          largest_magnitude<T>,  surrogate<T>};
+          largest_magnitude<T>,  score_range<T>,    smooth_bins<T>,     smooth_moments<T>,
+          smooth_translate<T>,   smooth_rows<T>,    smooth_columns<T>,  smooth_scan<T>,
+          surrogate<T>};
 }
 
 const KernelTable& kernel_table() {

@@ -1,0 +1,62 @@
+// The exponential scan: pair sums over sorted scores, whatever their distribution.
+//
+//   sigma(-|z|) = sum_k c_k q^k, q = exp(-|z|), and q^k = exp(-k |z|) falls apart: with S_k(r) =
+//   sum over sources up to place r of w q^k, S_k(r + 1) = S_k(r) exp(-k gap) + w
+//
+// Mapping: the powers k across the lanes, the scores in order; two directions, a call each. Bytes:
+// 20 a score. Hazard: the coefficients alternate, up to a few units; all sums are doubles.
+#pragma once
+
+#include "cpu/scan_fit.h"
+#include "cpu/smooth_inl.h"
+
+namespace xrisk::cpu::XRISK_ISA {
+
+// weights: of the sources; null: ones.
+template <class T>
+void smooth_scan(const ScanPass& pass, const T* weights) {
+  constexpr int kTerms = SmoothFit<T>::kScanTerms, kVectors = kTerms / D::kLanes;
+  using Fit = ScanFit<kTerms>;
+  const double* value_fit = pass.logistic ? Fit::kSoftplus : Fit::kSigma;
+  const double* slope_fit = pass.logistic ? Fit::kSigma : Fit::kSigmaSlope;
+  // Whether this direction sees the sources whose pair terms do not vanish far away.
+  const bool active = pass.to_anchors == pass.descending;
+  D sums[kVectors], value_terms[kVectors], slope_terms[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    sums[v] = D(0.0);
+    value_terms[v] = D::load(value_fit + v * D::kLanes);
+    slope_terms[v] = D::load(slope_fit + v * D::kLanes);
+  }
+  const auto dot = [&](const D* terms) {
+    D total = sums[0] * terms[0];
+    for (int v = 1; v < kVectors; ++v) total = total + sums[v] * terms[v];
+    return sum(total);
+  };
+  double weight_sum = 0.0, distance_sum = 0.0;
+  for (int64_t step = 0; step < pass.count; ++step) {
+    const int64_t r = pass.descending ? pass.count - 1 - step : step;
+    if (step > 0) {
+      const int64_t upper = pass.descending ? r + 1 : r;  // of the two neighbours
+      const double decay = pass.decays[upper];
+      distance_sum += weight_sum * pass.gaps[upper];
+      const Powers<kTerms, double> powers(decay);
+      for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] * (powers.p[v] * D(decay));
+    }
+    const int64_t number = pass.order[r];
+    const bool anchor = number < pass.anchors;
+    const int64_t own = anchor ? number : number - pass.anchors;
+    if (anchor != pass.to_anchors) {
+      const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[own]);
+      for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + D(weight);
+      weight_sum += weight;
+      continue;
+    }
+    const double slope = dot(slope_terms);
+    pass.slopes[own] = active && pass.logistic ? weight_sum - slope : slope;
+    if (pass.values == nullptr) continue;
+    const double value = dot(value_terms);
+    pass.values[own] = !active ? value : pass.logistic ? distance_sum + value : weight_sum - value;
+  }
+}
+
+}  // namespace xrisk::cpu::XRISK_ISA
