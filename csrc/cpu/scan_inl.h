@@ -32,9 +32,22 @@ void smooth_scan(const ScanPass& pass, const T* weights) {
     for (int v = 1; v < kVectors; ++v) total = total + sums[v] * terms[v];
     return sum(total);
   };
+  // Own scores are scattered: their weight or result is asked for some steps before it is needed.
+  const auto prefetch = [&](int64_t step) {
+    if (step >= pass.count) return;
+    const int64_t number = pass.order[pass.descending ? pass.count - 1 - step : step];
+    const bool anchor = number < pass.anchors;
+    const int64_t own = anchor ? number : number - pass.anchors;
+    const bool target = anchor == pass.to_anchors;
+    const void* first = pass.slopes + (target ? own : 0);
+    if (!target && weights != nullptr) first = weights + own;
+    __builtin_prefetch(first);
+    if (pass.values != nullptr) __builtin_prefetch(pass.values + (target ? own : 0));
+  };
   double weight_sum = 0.0, distance_sum = 0.0;
   for (int64_t step = 0; step < pass.count; ++step) {
     const int64_t r = pass.descending ? pass.count - 1 - step : step;
+    prefetch(step + 24);
     if (step > 0) {
       const int64_t upper = pass.descending ? r + 1 : r;  // of the two neighbours
       const double decay = pass.decays[upper];

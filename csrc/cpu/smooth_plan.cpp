@@ -92,7 +92,7 @@ class Scatter {
     for (int64_t page = 0; page < pages; ++page) {
       if (page_places[page] != 0) page_places[page] = static_cast<int32_t>(++used);
     }
-    if (used > limit) return false;
+    if (used > limit / 8) return false;  // many pages, and how many bins in each is a long table
     int32_t* bin_places = zeroed((used + 1) * kPage);
     mark_bins(anchor_slots, anchors_.count, page_places, bin_places);
     mark_bins(item_slots, items_.count, page_places, bin_places);
@@ -236,8 +236,9 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
     const double most =
         n * (costs.scanned - costs.score - costs.located) / (reach * costs.pair_of_bins);
     const bool small = n < 2048 && spec.smooth_way == SmoothWay::kCheapest;
-    const int64_t limit = spec.smooth_way == SmoothWay::kCheapest ? static_cast<int64_t>(most)
-                                                                  : anchors.count + items.count;
+    const int64_t limit = spec.smooth_way == SmoothWay::kCheapest
+                              ? static_cast<int64_t>(most)
+                              : 8 * (anchors.count + items.count);
     if (small || !Scatter<T>(plan, anchors, items, scratch, executor).run(limit)) {
       plan.way = SmoothWay::kScan;
     }
