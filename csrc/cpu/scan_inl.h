@@ -27,10 +27,16 @@ void smooth_scan(const ScanPass& pass, const T* weights) {
     value_terms[v] = D::load(value_fit + v * D::kLanes);
     slope_terms[v] = D::load(slope_fit + v * D::kLanes);
   }
-  const auto dot = [&](const D* terms) {
-    D total = sums[0] * terms[0];
-    for (int v = 1; v < kVectors; ++v) total = total + sums[v] * terms[v];
-    return sum(total);
+  // {sum of value * sums, sum of slope * sums} in the first two lanes
+  const auto both_dots = [&] {
+    D value = sums[0] * value_terms[0], slope = sums[0] * slope_terms[0];
+    for (int v = 1; v < kVectors; ++v) {
+      value = value + sums[v] * value_terms[v];
+      slope = slope + sums[v] * slope_terms[v];
+    }
+    D both = pair_sums(value, slope);
+    for (int width = D::kLanes / 2; width > 1; width /= 2) both = pair_sums(both, both);
+    return both;
   };
   // Own scores are scattered: their weight or result is asked for some steps before it is needed.
   const auto prefetch = [&](int64_t step) {
@@ -64,11 +70,13 @@ void smooth_scan(const ScanPass& pass, const T* weights) {
       weight_sum += weight;
       continue;
     }
-    const double slope = dot(slope_terms);
-    pass.slopes[own] = active && pass.logistic ? weight_sum - slope : slope;
+    double dots[D::kLanes];
+    both_dots().store(dots);
+    pass.slopes[own] = active && pass.logistic ? weight_sum - dots[1] : dots[1];
     if (pass.values == nullptr) continue;
-    const double value = dot(value_terms);
-    pass.values[own] = !active ? value : pass.logistic ? distance_sum + value : weight_sum - value;
+    pass.values[own] = !active         ? dots[0]
+                       : pass.logistic ? distance_sum + dots[0]
+                                       : weight_sum - dots[0];
   }
 }
 

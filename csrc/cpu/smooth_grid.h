@@ -6,26 +6,9 @@
 
 #include <cstdint>
 
-namespace xrisk::cpu {
+#include "core/smooth_fit.h"
 
-// Degree, width and reach for an error of 5e-7 (float) and 1e-13 (double) of each pair term:
-// docs/algorithms.md derives it. Beyond the reach a pair term is 0, 1 or linear to e^-28 (e^-36).
-template <class T>
-struct SmoothFit;
-template <>
-struct SmoothFit<float> {
-  static constexpr int kTerms = 8;        // of the polynomials
-  static constexpr double kWidth = 1.25;  // of a bin, times scale
-  static constexpr int kReach = 23;       // bins on either side that interact as polynomials
-  static constexpr int kScanTerms = 16;   // of the exponential scans
-};
-template <>
-struct SmoothFit<double> {
-  static constexpr int kTerms = 16;
-  static constexpr double kWidth = 1.5;
-  static constexpr int kReach = 25;
-  static constexpr int kScanTerms = 24;
-};
+namespace xrisk::cpu {
 
 struct SmoothGrid {
   double inverse_width = 0.0;

@@ -37,11 +37,11 @@ SmoothCosts costs_of() {
   const double lanes = kernel_table().lanes / 16.0;
   SmoothCosts costs;
   costs.fixed = 500.0;
-  costs.score = (kWide ? 12.0 : 5.0) / std::sqrt(lanes);
-  costs.pair_of_bins = (kWide ? 28.0 : 8.0) / lanes;
+  costs.score = (kWide ? 10.0 : 8.0) / std::sqrt(lanes);
+  costs.pair_of_bins = (kWide ? 20.0 : 6.0) / lanes;
   costs.located = 6.0;
   costs.fixed_scan = 2000.0;
-  costs.scanned = (kWide ? 75.0 : 60.0) / std::sqrt(lanes);
+  costs.scanned = 100.0 / std::sqrt(lanes);
   costs.pair = 12.0;
   return costs;
 }
@@ -215,7 +215,10 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
   const double bins_cost = costs.fixed + n * costs.score + bins * neighbours * costs.pair_of_bins;
   const double scan_cost = costs.fixed_scan + n * costs.scanned;
   const double lanes = kernel_table().lanes * 4.0 / sizeof(T);
-  const double direct_cost = 12.0 * p + p * m * costs.pair / lanes;
+  // exp() of what is subnormal is slow.
+  const double span = (range[1] - range[0]) * scale;
+  const double slow = span > (sizeof(T) == sizeof(float) ? 87.0 : 708.0) ? 8.0 : 1.0;
+  const double direct_cost = 12.0 * p + slow * p * m * costs.pair / lanes;
   SmoothWay way = spec.smooth_way;
   if (way == SmoothWay::kCheapest) {
     if (direct_cost < std::min(bins_cost, scan_cost)) {
@@ -227,7 +230,7 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
     }
   }
   if (way != SmoothWay::kDirect && !countable) way = SmoothWay::kScan;
-  if (!((range[1] - range[0]) * scale < 1e150)) way = SmoothWay::kDirect;  // nor does it fit a sum
+  if (!(span < 1e150)) way = SmoothWay::kDirect;  // nor does it fit a sum
   plan.way = way;
   plan.bins = countable ? static_cast<int64_t>(bins) : 0;
   if (way == SmoothWay::kScattered) {

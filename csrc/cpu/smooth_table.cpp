@@ -2,19 +2,27 @@
 
 #include <cmath>
 
+#include "core/surrogate.h"
+
 namespace xrisk::cpu {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
-double softplus(double z) { return (z > 0 ? z : 0.0) + std::log1p(std::exp(-std::fabs(z))); }
+double softplus(double z) {
+  double value, slope;
+  Logistic<double>{1.0}(z, value, slope);
+  return value;
+}
 double sigma(double z) {
-  const double q = std::exp(-std::fabs(z));
-  return (z > 0 ? 1.0 : q) / (1 + q);
+  double value, slope;
+  Sigmoid<double>{1.0}(z, value, slope);
+  return value;
 }
 double sigma_slope(double z) {
-  const double q = std::exp(-std::fabs(z));
-  return q / ((1 + q) * (1 + q));
+  double value, slope;
+  Sigmoid<double>{1.0}(z, value, slope);
+  return slope;
 }
 
 // out = left^T . in . right

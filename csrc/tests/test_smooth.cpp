@@ -51,7 +51,7 @@ std::vector<T> make_scores(int kind, int64_t count, bool anchors, double scale,
         y = static_cast<T>(3e3 * uniform(random) * static_cast<double>(count) / scale);
         break;
       case 6:  // edges and centres of bins
-        y = static_cast<T>(cpu::SmoothFit<T>::kWidth / scale * 0.5 *
+        y = static_cast<T>(SmoothFit<T>::kWidth / scale * 0.5 *
                            static_cast<double>(static_cast<int64_t>(random() % 200) - 100));
         break;
       case 7:
