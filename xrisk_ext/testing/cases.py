@@ -19,6 +19,7 @@ from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
+from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
 
 GAMMA = 0.9
@@ -319,5 +320,6 @@ CASES: list[Case] = [
     *RETRIEVAL,
     *SORTS,
     *METRICS,
+    *SCALING,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))
