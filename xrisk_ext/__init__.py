@@ -8,6 +8,8 @@ _C = load_extension()
 from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
+    BimodalGlobalContrastiveLoss,
+    GlobalContrastiveLoss,
     MeanAveragePrecisionLoss,
     PairwiseAUCLoss,
 )
@@ -15,6 +17,8 @@ from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
     "AveragePrecisionLoss",
+    "BimodalGlobalContrastiveLoss",
+    "GlobalContrastiveLoss",
     "MeanAveragePrecisionLoss",
     "MovingAverage",
     "PairwiseAUCLoss",

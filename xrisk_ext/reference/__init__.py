@@ -6,6 +6,7 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 
 from .average_precision import average_precision
 from .contrastive import contrastive_log_sums
+from .global_contrastive import Individual, bimodal_global_contrastive, global_contrastive
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
@@ -13,8 +14,11 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 
 __all__ = [
     "SURROGATES",
+    "Individual",
     "average_precision",
+    "bimodal_global_contrastive",
     "contrastive_log_sums",
+    "global_contrastive",
     "moving_average_update_",
     "pairwise_auc",
     "pairwise_log_sums",
