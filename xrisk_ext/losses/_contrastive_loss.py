@@ -17,8 +17,8 @@ Reduction = Literal["mean", "none"]
 def cosine_gamma(epoch: float, decay_epochs: float, minimum: float) -> float:
     """Gamma of an epoch: from 1 down to ``minimum`` along half a cosine, constant from there on.
 
-    ``minimum + (1 - minimum) (1 + cos(pi epoch / decay_epochs)) / 2`` before ``decay_epochs``: early
-    averages, of embeddings that change fast, forget fast. To be assigned:
+    ``minimum + (1 - minimum) (1 + cos(pi epoch / decay_epochs)) / 2`` before ``decay_epochs``:
+    averages forget fast while the embeddings change fast. To be assigned:
     ``loss.gamma = cosine_gamma(epoch, epochs // 2, 0.2)``.
 
     Args:
@@ -84,9 +84,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 class ContrastiveLoss(nn.Module):
     """Base of the global contrastive losses over two embeddings per sample.
 
-    ``gamma``, ``eta`` and ``temperature`` (unless it is learned: a parameter then) are 0-dim float64
-    buffers, assigned at any time. ``state`` is the :class:`~xrisk_ext.MovingAverage` ``[sides,
-    num_samples]`` of log u, ``temperatures`` the individual ones; None without.
+    ``gamma``, ``eta`` and ``temperature`` are 0-dim float64 buffers, assigned at any time; a
+    temperature that is learned is a parameter. ``state`` is the :class:`~xrisk_ext.MovingAverage`
+    ``[sides, num_samples]`` of log u, ``temperatures`` the individual ones; None without.
     """
 
     gamma: Tensor
