@@ -105,6 +105,53 @@ def _topk_threshold_gradient() -> list[Arguments]:
         _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
         inputs.append((scores, roots, torch.ones_like(roots), *rest))
     return inputs
+def _contrastive_log_sums_rows() -> list[Arguments]:
+    q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
+    return [
+        (q, k, _scalar(0.5), None),
+        (q.float(), k.float(), _scalar(0.5), exclude),
+        (q.half(), k.bfloat16(), randn(4).abs() + 0.1, exclude[:, None].int()),
+        (q[:0], k, _scalar(0.5), None),
+    ]
+
+
+def _contrastive_log_sums_gradients() -> list[Arguments]:
+    q, k, row = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.ones(4, dtype=torch.float64)
+    return [
+        (q, k, _scalar(0.5), None, row, row, row, True, True),
+        (q.float(), k.float(), _scalar(0.5), None, row.float(), row, row, True, False),
+        (q.half(), k.half(), row.float(), torch.zeros(4, 2).long(), row, row, row, False, True),
+        (q, k[:0], _scalar(0.5), None, row, row, row, True, True),
+    ]
+
+
+def _contrastive_step_() -> list[Arguments]:
+    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, lowest, highest,
+    rho, epsilon; bimodal, normalize, per_view, relative, temperature_weighted; update_state,
+    needs_gradient.
+    """
+
+    def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
+        return torch.full((sides, 6), value)
+
+    def three(sides: int) -> tuple[torch.Tensor, ...]:
+        return state(sides), state(sides, 0.2), state(sides, 0.0)
+
+    first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
+    learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
+    numbers = (_scalar(0.3), _scalar(0.2), _scalar(0.01), 0.9, 0.05, 0.7, 0.3, 0.0)
+    tau = torch.tensor(0.2, requires_grad=True)
+    learned = (*numbers[:1], tau, *numbers[2:])
+    one, own = (False, True, False, False, True), (False, True, False, True, True)
+    two = (True, True, False, True, True)
+    return [
+        (first, second, index, state(1), None, None, *numbers, *one, True, True),
+        (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
+        (learnt, second, index, state(2), None, None, *learned, *two, True, True),
+        (learnt, half, index, *three(2), *numbers, *two, False, True),
+        (first.half(), half, None, None, None, None, *numbers, *one, True, False),
+        (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
+    ]
 
 
 def _score_step_() -> list[Arguments]:
@@ -266,6 +313,9 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "topk_threshold": _topk_threshold,
     "topk_threshold_gradient": _topk_threshold_gradient,
     "partial_auc_step_": _partial_auc_step_,
+    "contrastive_log_sums_rows": _contrastive_log_sums_rows,
+    "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
+    "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,
     "listwise_step": _listwise_step,
     "ranking_step_": _ranking_step_,
@@ -303,6 +353,8 @@ def test_what_the_schema_says_is_written_is_the_state(name: str) -> None:
     assert written == (states if name.endswith("_") else [])
     assert written[:1] == (["state"] if name.endswith("_") else [])
     assert set(written) <= {"state", "thresholds", "curvatures"}
+    assert written[:1] == (["state"] if name.endswith("_") else [])
+    assert all(argument.startswith("state") for argument in written)
     assert schema.is_mutable == name.endswith("_")
     assert not any(returned.alias_info for returned in schema.returns)
 
@@ -331,6 +383,10 @@ def test_writing_bumps_the_version_and_reading_does_not(name: str) -> None:
         flags = dict(zip((a.name for a in schema.arguments), arguments, strict=True))
         states = {a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write}
         assert bumped == (states & set(tensors) if flags.get("update_state", True) else set())
+        written = {key for key in tensors if key.startswith("state")}
+        switches = {a.name: v for a, v in zip(schema.arguments, arguments, strict=True)}
+        writes = name.endswith("_") and switches.get("update_state", True)
+        assert bumped == (written if writes else set())
 
 
 @each_op

@@ -8,6 +8,7 @@
 #include "core/params.h"
 #include "cpu/list_kernels.h"
 #include "cpu/smooth_grid.h"
+#include "cpu/tile_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -192,6 +193,8 @@ struct KernelTable {
   bool (*blend_fd)(const StateBlock<float, double>&);
   bool (*blend_df)(const StateBlock<double, float>&);
   bool (*blend_dd)(const StateBlock<double, double>&);
+  TileKernels<float> tiles_single;
+  TileKernels<double> tiles_twice;
 
   bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
   bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }
@@ -222,6 +225,15 @@ const Kernels<T>& kernels() {
     return kernel_table().single;
   } else {
     return kernel_table().twice;
+  }
+}
+
+template <class T>
+const TileKernels<T>& tile_kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_table().tiles_single;
+  } else {
+    return kernel_table().tiles_twice;
   }
 }
 

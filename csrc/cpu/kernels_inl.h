@@ -4,6 +4,7 @@
 #include "cpu/blend_inl.h"
 #include "cpu/cross_entropy_inl.h"
 #include "cpu/direct_inl.h"
+#include "cpu/embedding_inl.h"
 #include "cpu/interval_inl.h"
 #include "cpu/list_kernels_inl.h"
 #include "cpu/scan_inl.h"
@@ -12,6 +13,7 @@
 #include "cpu/soft_inl.h"
 #include "cpu/sums_inl.h"
 #include "cpu/threshold_inl.h"
+#include "cpu/tile_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {
 
@@ -27,6 +29,11 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
       make_list_kernels<T>(), cross_entropy_range<T>};
 }
 
+template <class T>
+XRISK_HD constexpr TileKernels<T> make_tile_kernels() {
+  return {row_sums<T>, column_sums<T>, weights<T>, dots<T>, normalize_rows<T>, finish_gradients<T>};
+}
+
 const KernelTable& kernel_table() {
   static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA),
                                          Vec<float>::kLanes,
@@ -35,7 +42,9 @@ const KernelTable& kernel_table() {
                                          blend_states<float, float>,
                                          blend_states<float, double>,
                                          blend_states<double, float>,
-                                         blend_states<double, double>};
+                                         blend_states<double, double>,
+                                         make_tile_kernels<float>(),
+                                         make_tile_kernels<double>()};
   return kTable;
 }
 
