@@ -14,7 +14,7 @@ from .global_contrastive import Individual, bimodal_global_contrastive, global_c
 from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
-from .ndcg import TopK, ndcg
+from .ndcg import ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
 from .partial_auc import partial_auc, two_way_partial_auc
