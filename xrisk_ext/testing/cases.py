@@ -20,6 +20,7 @@ from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scores import SCORES
+from xrisk_ext.testing.selection_cases import SELECTIONS
 
 GAMMA = 0.9
 MARGIN = 1.0
@@ -319,5 +320,6 @@ CASES: list[Case] = [
     *RETRIEVAL,
     *SORTS,
     *METRICS,
+    *SELECTIONS,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))
