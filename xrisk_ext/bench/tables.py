@@ -11,7 +11,15 @@ Race = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # head and rows
 Summary = Callable[[list[Race]], Table]
 LAUNCHES = ("launches", "copies", "syncs")  # of one call, on CUDA
-PUBLISHED = ("average_precision", "moving_average", "sort", "metrics", "scaling")  # in the README
+# in the README
+PUBLISHED = (
+    "average_precision",
+    "moving_average",
+    "sort",
+    "metrics",
+    "scaling",
+    "selection",
+)
 
 
 def render(record: dict[str, Any]) -> str:
@@ -232,6 +240,32 @@ def _metrics(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _selection(races: list[Race]) -> Table:
+    head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "kthvalue/ours"]
+    head += ["NumPy partition/ours", "topk/ours", "sort/ours", "smooth ms", "smooth/ours"]
+    head += ["smooth error"]
+    rows = []
+    for race in races:
+        ours, smooth = race["contestants"]["ours"], race["contestants"].get("ours_smooth")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['size']:.2f}",
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "kthvalue"),
+                _ratio(race, "numpy_partition"),
+                _ratio(race, "topk"),
+                _ratio(race, "sort"),
+                _median_ms(race, "ours_smooth"),
+                _ratio(race, "ours_smooth"),
+                _error(smooth["error"]) if smooth else "-",
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
@@ -241,6 +275,7 @@ SUMMARIES: dict[str, Summary] = {
     "sort": _sort,
     "metrics": _metrics,
     "scaling": _scaling,
+    "selection": _selection,
 }
 
 

@@ -21,6 +21,7 @@ from xrisk_ext.testing.case import Limit as Limit
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
+from xrisk_ext.testing.selection_cases import SELECTIONS
 
 GAMMA = 0.9
 MARGIN = 1.0
@@ -321,5 +322,6 @@ CASES: list[Case] = [
     *SORTS,
     *METRICS,
     *SCALING,
+    *SELECTIONS,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))
