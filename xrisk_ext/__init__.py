@@ -9,6 +9,7 @@ from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
     MeanAveragePrecisionLoss,
+    MultiInstancePooling,
     PairwiseAUCLoss,
     PartialAUCLoss,
     PNormPushLoss,
@@ -21,6 +22,7 @@ __all__ = [
     "AveragePrecisionLoss",
     "MeanAveragePrecisionLoss",
     "MovingAverage",
+    "MultiInstancePooling",
     "PNormPushLoss",
     "PairwiseAUCLoss",
     "PartialAUCLoss",

@@ -27,13 +27,13 @@ enum class Rule : int { kAveragePrecision = 0, kPairwiseAUC = 1 };
 // Losses over (positive, negative) pairs that look at the top of the list. The numbers are part of
 // the op schemas; xrisk_ext/ops/partial_auc_step.py lists the same order.
 enum class PartialRule : int {
-  kKL = 0,           // SOPA-s
-  kTwoWayKL = 1,     // SOTA-s
-  kCVaR = 2,         // SOPA
-  kTwoWayCVaR = 3,   // STACO
-  kExact = 4,        // the highest negatives with the lowest positives
-  kTopPush = 5,      // the highest negative alone
-  kPNormPush = 6,    // anchors are the negatives
+  kKL = 0,          // SOPA-s
+  kTwoWayKL = 1,    // SOTA-s
+  kCVaR = 2,        // SOPA
+  kTwoWayCVaR = 3,  // STACO
+  kExact = 4,       // the highest negatives with the lowest positives
+  kTopPush = 5,     // the highest negative alone
+  kPNormPush = 6,   // anchors are the negatives
 };
 constexpr int kPartialRuleCount = 7;
 

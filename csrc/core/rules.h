@@ -38,8 +38,8 @@ struct TopTerms {
 };
 
 // Partial AUC, KL (SOPA-s): f(u) = lambda log u, u the mean of exp(phi / lambda). log_mean is the
-// batch's own log u, log_u the moving average: their gap is at most log(1 / gamma) where ids differ.
-// Source: Zhu et al., ICML 2022, as the next two.
+// batch's own log u, log_u the moving average: their gap is at most log(1 / gamma) where ids
+// differ. Source: Zhu et al., ICML 2022, as the next two.
 XRISK_HD TopTerms kl_rule(double log_mean, double log_u, double kl_weight) {
   return {kl_weight * log_u, kl_weight * exp(log_mean - log_u)};
 }

@@ -282,8 +282,8 @@ void fill(const PartialAUCStep<T, State>& call, int64_t label, double value) {
   }
 }
 
-// Exponents are differences of pair terms over the temperature: to float32 one of 1e5 is off by 0.01,
-// and its exponential by as much.
+// Exponents are differences of pair terms over the temperature: to float32 one of 1e5 is off by
+// 0.01, and its exponential by as much.
 template <class T, class State>
 bool exponents_leave_float(const PartialAUCStep<T, State>& call, double largest) {
   constexpr double kLargestExponent = 2e4;

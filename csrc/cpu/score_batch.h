@@ -19,7 +19,7 @@ struct ScoreBatch {
   const int64_t* index = nullptr;  // [B]; read where an entry is an anchor
   int64_t rows = 0;                // of the state
   double* values = nullptr;        // [L]
-  T* gradient = nullptr;  // [B, L]: column l is d value_l / d scores; null: not wanted
+  T* gradient = nullptr;           // [B, L]: column l is d value_l / d scores; null: not wanted
 
   int64_t offset(int64_t entry, int64_t label) const { return entry * labels + label; }
   T weight(int64_t entry, int64_t label) const {

@@ -1,6 +1,6 @@
 // Direct sums of what lies above a threshold of the anchor, O(P M): rows and columns of
-// cpu/direct_inl.h on the terms of core/pair_term.h. 8 surrogates x 2 types x 2 terms = 32 instances
-// of the rows, 16 of the columns.
+// cpu/direct_inl.h on the terms of core/pair_term.h. 8 surrogates x 2 types x 2 terms = 32
+// instances of the rows, 16 of the columns.
 #pragma once
 
 #include "cpu/direct_inl.h"

@@ -88,15 +88,12 @@ std::tuple<at::Tensor, at::Tensor> partial_auc_step_autograd(
     double min_tpr, double power, int64_t rule, int64_t surrogate, int64_t algorithm,
     bool update_state, bool needs_gradient, bool mean_reduction);
 
-at::Tensor partial_auc_step(const at::Tensor& scores, const at::Tensor& labels,
-                            const std::optional<at::Tensor>& index,
-                            const std::optional<at::Tensor>& item_weights,
-                            const std::optional<at::Tensor>& state,
-                            const std::optional<at::Tensor>& dual,
-                            const std::optional<at::Tensor>& outer,
-                            const std::vector<at::Tensor>& schedules, const at::Tensor& scale,
-                            double margin, double max_fpr, double min_tpr, double power,
-                            int64_t rule, int64_t surrogate, int64_t algorithm, bool update_state,
-                            bool mean_reduction);
+at::Tensor partial_auc_step(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    const std::vector<at::Tensor>& schedules, const at::Tensor& scale, double margin,
+    double max_fpr, double min_tpr, double power, int64_t rule, int64_t surrogate,
+    int64_t algorithm, bool update_state, bool mean_reduction);
 
 }  // namespace xrisk

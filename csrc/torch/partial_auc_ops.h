@@ -94,10 +94,9 @@ std::tuple<at::Tensor, at::Tensor> partial_auc_step_autograd(
   std::tuple<at::Tensor, at::Tensor> result;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = partial_auc_step_op().call(scores, labels, index, item_weights, state, dual, outer,
-                                        schedules, scale, margin, max_fpr, min_tpr, power, rule,
-                                        surrogate, algorithm, update_state, needs_gradient,
-                                        mean_reduction);
+    result = partial_auc_step_op().call(
+        scores, labels, index, item_weights, state, dual, outer, schedules, scale, margin, max_fpr,
+        min_tpr, power, rule, surrogate, algorithm, update_state, needs_gradient, mean_reduction);
   }
   // A compiled graph asks for the gradient with grad mode off: it attaches it by itself.
   if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
@@ -106,16 +105,13 @@ std::tuple<at::Tensor, at::Tensor> partial_auc_step_autograd(
   return result;
 }
 
-at::Tensor partial_auc_step(const at::Tensor& scores, const at::Tensor& labels,
-                            const std::optional<at::Tensor>& index,
-                            const std::optional<at::Tensor>& item_weights,
-                            const std::optional<at::Tensor>& state,
-                            const std::optional<at::Tensor>& dual,
-                            const std::optional<at::Tensor>& outer,
-                            const std::vector<at::Tensor>& schedules, const at::Tensor& scale,
-                            double margin, double max_fpr, double min_tpr, double power,
-                            int64_t rule, int64_t surrogate, int64_t algorithm, bool update_state,
-                            bool mean_reduction) {
+at::Tensor partial_auc_step(
+    const at::Tensor& scores, const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& item_weights, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& dual, const std::optional<at::Tensor>& outer,
+    const std::vector<at::Tensor>& schedules, const at::Tensor& scale, double margin,
+    double max_fpr, double min_tpr, double power, int64_t rule, int64_t surrogate,
+    int64_t algorithm, bool update_state, bool mean_reduction) {
   const bool needs_gradient = scores.requires_grad() && at::GradMode::is_enabled();
   return std::get<0>(partial_auc_step_op().call(
       scores, labels, index, item_weights, state, dual, outer, schedules, scale, margin, max_fpr,

@@ -1,11 +1,11 @@
 """What the score losses share: hyper-parameters, state, schedules, the call of the fused step."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.score_step import RULES, score_step
 from xrisk_ext.ops.surrogates import (
     Algorithm,
@@ -15,40 +15,15 @@ from xrisk_ext.ops.surrogates import (
     check_tensor,
     surrogate_number,
 )
-from xrisk_ext.state import InitialState, MovingAverage, keep_precision
+from xrisk_ext.state import InitialState, MovingAverage
 
 Reduction = Literal["mean", "none"]
 
 
-
-class _Range(NamedTuple):
-    expected: str
-    holds: Callable[[float], bool]
-
-
-_UNIT = _Range("in [0, 1]", lambda x: 0 <= x <= 1)
-_POSITIVE = _Range("> 0 and finite", lambda x: 0 < x < float("inf"))
-_STEP = _Range(">= 0 and finite", lambda x: 0 <= x < float("inf"))
-_TEMPERATURE = _Range(">= 1e-30 and finite", lambda x: 1e-30 <= x < float("inf"))
-# What may change from step to step, by the name of its buffer.
-SCHEDULES: dict[str, _Range] = {
-    "gamma": _UNIT,
-    "outer_gamma": _UNIT,
-    "scale": _POSITIVE,
-    "kl_weight": _TEMPERATURE,
-    "positive_kl_weight": _TEMPERATURE,
-    "eta": _STEP,
-    "dual_eta": _STEP,
-    "outer_eta": _STEP,
-}
-
-
-class ScoreLoss(nn.Module):
+class ScoreLoss(Schedules):
     """Base of the losses over scores and labels; a subclass names its rule.
 
-    ``gamma``, ``scale`` and the other SCHEDULES are 0-dim float64 buffers. Assigning a number to them at any time
-    changes the buffer in place: nothing recompiles, and a captured graph sees the new value. A
-    number out of range raises a ValueError, and the old one stays.
+    ``gamma`` and ``scale`` are :class:`Schedules`.
 
     ``state`` is a :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, ...]``, of average precision
     ``[L, num_samples, 2]`` for (u_all, u_pos); or None for a loss without state.
@@ -112,35 +87,11 @@ class ScoreLoss(nn.Module):
             )
         self._add_schedules(gamma=gamma, scale=scale)
 
-    def _add_schedules(self, **values: float) -> None:
-        for name, value in values.items():
-            self.register_buffer(name, torch.ones((), dtype=torch.float64))
-            setattr(self, name, value)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in SCHEDULES and name in self.__dict__.get("_buffers", {}):
-            self._set_schedule(name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def _set_schedule(self, name: str, value: float | Tensor) -> None:
-        if isinstance(value, Tensor) and value.device.type != "cpu":
-            self._buffers[name].copy_(value.detach())  # type: ignore[union-attr]  # no sync
-            return
-        owner = type(self).__name__
-        if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-            raise TypeError(
-                f"{owner}: expected {name} to be a float or a tensor, got {type(value).__name__}"
-            )
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"{owner}: expected {name} to be one number, got {value!r}")
-        number = float(value)
-        allowed = SCHEDULES[name]
-        if not allowed.holds(number):
-            raise ValueError(f"{owner}: expected {name} {allowed.expected}, got {value!r}")
+    def _check_schedule(self, name: str, number: float) -> None:
         if name == "gamma" and self.state is None and number != 1:
-            raise ValueError(f"{owner}: without num_samples gamma is 1, got {value!r}")
-        self._buffers[name].fill_(number)  # type: ignore[union-attr]
+            raise ValueError(
+                f"{type(self).__name__}: without num_samples gamma is 1, got {number!r}"
+            )
 
     def reset_state(self) -> None:
         """Forgets the moving averages, as if no batch had been seen."""
@@ -196,12 +147,6 @@ class ScoreLoss(nn.Module):
             update_state,
             self.reduction == "mean",
         )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScoreLoss":
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        keep_precision(self, before, fixed=True)  # the schedules stay exact
-        return self
 
     def extra_repr(self) -> str:
         return (
