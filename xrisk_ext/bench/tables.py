@@ -197,6 +197,28 @@ def _retrieval(races: list[Race]) -> Table:
     return head, rows
 
 
+def _partial_auc(races: list[Race]) -> Table:
+    head = ["rule and batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "libauc"),
+                _ratio(race.get("under_o"), "libauc"),
+                _ratio(race, "eager"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _sort(races: list[Race]) -> Table:
     head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "torch/ours"]
     head += ["numpy values/ours", "numpy argsort/ours"]
@@ -272,6 +294,7 @@ SUMMARIES: dict[str, Summary] = {
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "partial_auc": _partial_auc,
     "sort": _sort,
     "metrics": _metrics,
     "scaling": _scaling,

@@ -326,6 +326,13 @@ def _content(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
 
 
+def once_for(
+    kind: str, tensors: tuple[Tensor, ...], others: Any, compute: Callable[[], Any]
+) -> Any:
+    """The truth for these inputs, computed once for the contestants of a race."""
+    return _once(kind, (_content(*tensors), others), compute)
+
+
 def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
     """The contestants of a race share one truth, so the last one of a kind is kept."""
     if kind not in _last or _last[kind][0] != key:

@@ -14,6 +14,7 @@ from .global_contrastive import Individual, bimodal_global_contrastive, global_c
 from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
+from .multi_instance import attention_pooling, softmax_pooling
 from .ndcg import ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
@@ -28,6 +29,7 @@ __all__ = [
     "SURROGATES",
     "TopK",
     "approx_ndcg",
+    "attention_pooling",
     "auc_margin",
     "average_precision",
     "average_precision_at_k",
@@ -53,6 +55,7 @@ __all__ = [
     "rank_net",
     "recall_at_k",
     "smooth_ap",
+    "softmax_pooling",
     "surrogate",
     "surrogate_slope",
     "top_push",

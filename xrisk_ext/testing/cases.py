@@ -18,6 +18,7 @@ from torch import Tensor
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.partial_auc_cases import PARTIAL_AUC
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
@@ -319,6 +320,7 @@ CASES: list[Case] = [
     *MOVING_AVERAGE,
     *PAIRWISE_SUMS,
     *RETRIEVAL,
+    *PARTIAL_AUC,
     *SORTS,
     *METRICS,
     *SCALING,
