@@ -11,7 +11,7 @@ Race = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # head and rows
 Summary = Callable[[list[Race]], Table]
 LAUNCHES = ("launches", "copies", "syncs")  # of one call, on CUDA
-PUBLISHED = ("average_precision", "moving_average", "sort", "metrics")  # in the README
+PUBLISHED = ("average_precision", "moving_average", "sort", "metrics", "libauc")  # in the README
 
 
 def render(record: dict[str, Any]) -> str:
@@ -211,6 +211,27 @@ def _metrics(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _libauc(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "LibAUC error", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours, theirs = race["contestants"]["ours"], race["contestants"].get("libauc")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _error(theirs["error"]) if theirs else "-",
+                _ratio(race, "libauc"),
+                _ratio(race.get("under_o"), "libauc"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
@@ -219,6 +240,7 @@ SUMMARIES: dict[str, Summary] = {
     "retrieval_average_precision": _retrieval,
     "sort": _sort,
     "metrics": _metrics,
+    "libauc": _libauc,
 }
 
 
