@@ -65,7 +65,9 @@ struct PartialSchedules {
 };
 
 // kSort stands for the exact algorithms that are near-linear: sort and moments for the piecewise
-// surrogates, moments alone for squared, separability for exponential.
-enum class Algorithm : int { kAuto = 0, kDirect = 1, kSort = 2 };
+// surrogates, moments alone for squared, separability for exponential. kSmooth is near-linear with
+// a stated error, for logistic and sigmoid.
+enum class Algorithm : int { kAuto = 0, kDirect = 1, kSort = 2, kSmooth = 3 };
+constexpr int kAlgorithmCount = 4;
 
 }  // namespace xrisk

@@ -7,6 +7,8 @@
 
 #include "core/params.h"
 #include "cpu/list_kernels.h"
+#include "cpu/smooth_grid.h"
+#include "cpu/tile_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -136,6 +138,22 @@ struct Kernels {
                               double* out);
   // max |x|; infinite if an x is infinite or NaN
   T (*largest_magnitude)(const T* x, int64_t count);
+  // min and max of x; count > 0
+  void (*score_range)(const T* x, int64_t count, T* range);
+
+  // The smooth algorithm (cpu/smooth_inl.h). Ranges of scores; of bins in translate.
+  void (*smooth_bins)(const SmoothGrid&, const T* scores, int64_t begin, int64_t end,
+                      int32_t* bins);
+  void (*smooth_moments)(const SmoothGrid&, const T* scores, const T* weights, const int32_t* slots,
+                         int64_t begin, int64_t end, double* moments);
+  void (*smooth_translate)(const SmoothTranslation&, int sign, int64_t begin, int64_t end,
+                           T* local);
+  void (*smooth_rows)(const SmoothGrid&, const T* local, const T* scores, const int32_t* slots,
+                      double scale, int64_t begin, int64_t end, double* sums, double* slopes);
+  void (*smooth_columns)(const SmoothGrid&, const T* local, const T* scores, const T* weights,
+                         const int32_t* slots, double scale, bool add, int64_t begin, int64_t end,
+                         T* out);
+  void (*smooth_scan)(const ScanPass&, const T* weights);  // cpu/scan_inl.h
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);
@@ -175,6 +193,8 @@ struct KernelTable {
   bool (*blend_fd)(const StateBlock<float, double>&);
   bool (*blend_df)(const StateBlock<double, float>&);
   bool (*blend_dd)(const StateBlock<double, double>&);
+  TileKernels<float> tiles_single;
+  TileKernels<double> tiles_twice;
 
   bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
   bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }
@@ -205,6 +225,15 @@ const Kernels<T>& kernels() {
     return kernel_table().single;
   } else {
     return kernel_table().twice;
+  }
+}
+
+template <class T>
+const TileKernels<T>& tile_kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_table().tiles_single;
+  } else {
+    return kernel_table().tiles_twice;
   }
 }
 

@@ -9,16 +9,19 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/diff.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
-#include <array>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace xrisk {
@@ -36,44 +39,65 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   }
 };
 
-// Of a value with respect to kInputs tensors.
-template <size_t kInputs>
+// How the upstream gradient of several values meets the gradient of the scores: each value has a
+// column of it, a row, or (with offsets) a list of entries. One value meets all of it.
+struct ValueLayout {
+  bool rows = false;
+  at::Tensor offsets;  // [values + 1]
+
+  at::Tensor spread(const at::Tensor& upstream, const at::Tensor& gradient) const {
+    if (upstream.dim() == 0) return upstream;
+    if (offsets.defined()) {
+      return at::repeat_interleave(upstream, at::diff(offsets), 0, gradient.size(0));
+    }
+    return rows ? upstream.unsqueeze(1) : upstream;
+  }
+};
+
 struct AttachGradientBackward final : torch::autograd::Node {
-  std::array<torch::autograd::SavedVariable, kInputs> gradients;
-  std::array<at::ScalarType, kInputs> types;
+  struct Input {
+    torch::autograd::SavedVariable gradient;
+    at::ScalarType type;
+  };
+  std::vector<Input> inputs;
+  ValueLayout layout;
 
   std::string name() const override { return "AttachGradientBackward"; }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (auto& gradient : gradients) gradient.reset_data();
+    for (Input& input : inputs) input.gradient.reset_data();
   }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& upstream) override {
-    torch::autograd::variable_list results(kInputs);
-    for (size_t k = 0; k < kInputs; ++k) {
-      if (!task_should_compute_output(k)) continue;
-      at::Tensor saved;
-      {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        saved = gradients[k].unpack();
-      }
-      if (!upstream[0].defined()) continue;
-      if (at::GradMode::is_enabled()) {  // create_graph=True
-        const at::Tensor result = product(saved, upstream[0].detach(), types[k]);
-        results[k] = NoSecondDerivative::apply(result.requires_grad_());
-      } else {
-        const at::AutoDispatchBelowADInplaceOrView below_autograd;
-        results[k] = product(saved, upstream[0], types[k]);
+    torch::autograd::variable_list saved(inputs.size());
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        if (task_should_compute_output(k)) saved[k] = inputs[k].gradient.unpack();
       }
     }
-    return results;
+    if (!upstream[0].defined()) return torch::autograd::variable_list(inputs.size());
+    if (at::GradMode::is_enabled()) {  // create_graph=True
+      const at::Tensor constant = upstream[0].detach();
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        if (!saved[k].defined()) continue;
+        const at::Tensor result = product(saved[k], constant, inputs[k].type);
+        saved[k] = NoSecondDerivative::apply(result.requires_grad_());
+      }
+      return saved;
+    }
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      if (saved[k].defined()) saved[k] = product(saved[k], upstream[0], inputs[k].type);
+    }
+    return saved;
   }
 
  private:
-  static at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
-                            at::ScalarType type) {
-    const at::Tensor result = saved.mul(upstream);
+  at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
+                     at::ScalarType type) const {
+    const at::Tensor result = saved.mul(layout.spread(upstream, saved));
     return result.scalar_type() == type ? result : result.to(type);
   }
 };
@@ -88,28 +112,31 @@ auto make_node() {
   }
 }
 
-// Makes gradients[k] what flows to inputs[k] from `value`; all but the inputs fresh and without a
-// graph. The gradient of an input that requires none may be undefined.
-template <size_t kInputs>
-void attach_gradients(const std::array<at::Tensor, kInputs>& inputs, const at::Tensor& value,
-                      const std::array<at::Tensor, kInputs>& gradients) {
-  const auto node = make_node<AttachGradientBackward<kInputs>>();
-  for (size_t k = 0; k < kInputs; ++k) {
-    node->gradients[k] = torch::autograd::SavedVariable(gradients[k], /*is_output=*/false);
-    node->types[k] = inputs[k].scalar_type();
-  }
+// An input of a fused step and the gradient that is to flow to it.
+struct InputGradient {
+  const at::Tensor& input;
+  at::Tensor gradient;
+};
+
+// Makes the gradients what flows to the inputs from `value`. All are fresh, without a graph.
+inline void attach_gradients(std::initializer_list<InputGradient> gradients,
+                             const at::Tensor& value, const ValueLayout& layout = {}) {
+  const auto node = make_node<AttachGradientBackward>();
+  node->layout = layout;
+  node->inputs.reserve(gradients.size());
   torch::autograd::edge_list edges;
-  edges.reserve(kInputs);
-  for (const at::Tensor& input : inputs) {
-    edges.push_back(torch::autograd::impl::gradient_edge(input));
+  for (const InputGradient& each : gradients) {
+    node->inputs.push_back({torch::autograd::SavedVariable(each.gradient, /*is_output=*/false),
+                            each.input.scalar_type()});
+    edges.push_back(torch::autograd::impl::gradient_edge(each.input));
   }
   node->set_next_edges(std::move(edges));
   torch::autograd::set_history(value, node);
 }
 
 inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
-                            const at::Tensor& gradient) {
-  attach_gradients<1>({scores}, value, {gradient});
+                            const at::Tensor& gradient, const ValueLayout& layout = {}) {
+  attach_gradients({{scores, gradient}}, value, layout);
 }
 
 // The type in which an argument of an op comes from Python.
@@ -123,11 +150,13 @@ struct FromPython<at::TensorList> {
 };
 
 // For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what
-// the Autograd key and the short way from Python run.
-template <const char* kName, class Signature>
+// the Autograd key and the short way from Python run. `Layout::of(rest...)` is the ValueLayout of a
+// call.
+template <const char* kName, class Layout, class Signature>
 struct FusedStep;
-template <const char* kName, class... Rest>
-struct FusedStep<kName, std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
+template <const char* kName, class Layout, class... Rest>
+struct FusedStep<kName, Layout,
+                 std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
   static const auto& op() {
     static const auto handle =
         c10::Dispatcher::singleton()
@@ -146,7 +175,7 @@ struct FusedStep<kName, std::tuple<at::Tensor, at::Tensor>(bool, const at::Tenso
       result = op().call(needs_gradient, scores, rest...);
     }
     if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
-      attach_gradient(scores, std::get<0>(result), std::get<1>(result));
+      attach_gradient(scores, std::get<0>(result), std::get<1>(result), Layout::of(rest...));
     }
     return result;
   }

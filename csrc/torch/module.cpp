@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "cpu/kernel_table.h"
@@ -87,6 +88,24 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "float margin, float max_fpr, float min_tpr, float power, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // P4: log of the mean over the keys that a query keeps of exp(<q_i, k_j> / t_i), with what its
+  // gradients need: the mean exponent under the softmax, the largest similarity, and the sum of the
+  // exponentials relative to it.
+  m.def(
+      "contrastive_log_sums_rows(Tensor queries, Tensor keys, Tensor temperature, Tensor? exclude) "
+      "-> (Tensor log_means, Tensor mean_exponents, Tensor peaks, Tensor masses)");
+  m.def(
+      "contrastive_log_sums_gradients(Tensor queries, Tensor keys, Tensor temperature, "
+      "Tensor? exclude, Tensor query_weights, Tensor peaks, Tensor masses, bool for_queries, "
+      "bool for_keys) -> (Tensor queries_gradient, Tensor keys_gradient)");
+  // The fused step of the global contrastive losses; gradient is [2, B, D], one half per view.
+  m.def(
+      "contrastive_step_(Tensor view1, Tensor view2, Tensor? index, Tensor(a!)? state, "
+      "Tensor(b!)? state_temperature, Tensor(c!)? state_momentum, Tensor gamma, "
+      "Tensor temperature, Tensor eta, float beta, float lowest, float highest, float rho, "
+      "float epsilon, bool bimodal, bool normalize, bool per_view, bool relative, "
+      "bool temperature_weighted, bool update_state, bool needs_gradient) -> "
+      "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -110,11 +129,31 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("auc_margin_step", &xrisk::auc_margin_step);
   m.impl("cross_entropy_step", &xrisk::cross_entropy_step);
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_);
+  m.impl("contrastive_log_sums_rows", &xrisk::contrastive_log_sums_rows);
+  m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-using RankingStepOp = xrisk::FusedStep<xrisk::kRankingStep, decltype(xrisk::ranking_step_)>;
+namespace {
+
+// A value is a query: a row, or a list of entries; for average precision a label, a column.
+struct RankingLayout {
+  template <class... Rest>
+  static xrisk::ValueLayout of(const Rest&... rest) {
+    constexpr int kOffsets = 4, kRule = 18;  // after the scores
+    const auto arguments = std::tie(rest...);
+    const std::optional<at::Tensor>& offsets = std::get<kOffsets>(arguments);
+    const auto rule = static_cast<xrisk::RankingRule>(std::get<kRule>(arguments));
+    return {rule != xrisk::RankingRule::kAveragePrecision, offsets.value_or(at::Tensor())};
+  }
+};
+
+}  // namespace
+
+using RankingStepOp =
+    xrisk::FusedStep<xrisk::kRankingStep, RankingLayout, decltype(xrisk::ranking_step_)>;
 
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
@@ -123,6 +162,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("auc_margin_step", &xrisk::auc_margin_step_autograd);
   m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
 }
 
 namespace {

@@ -148,9 +148,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> auc_margin_step_autograd(
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor& by = std::get<2>(result);
     // alpha maximises: what flows to it is reversed, so that any optimizer makes it ascend
-    const std::array<at::Tensor, 4> gradients = {std::get<1>(result), by.select(0, 0),
-                                                 by.select(0, 1), by.select(0, 2).neg()};
-    attach_gradients<4>({scores, a, b, alpha}, std::get<0>(result), gradients);
+    attach_gradients({{scores, std::get<1>(result)},
+                      {a, by.select(0, 0)},
+                      {b, by.select(0, 1)},
+                      {alpha, by.select(0, 2).neg()}},
+                     std::get<0>(result));
   }
   return result;
 }

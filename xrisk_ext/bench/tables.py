@@ -11,7 +11,8 @@ Race = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # head and rows
 Summary = Callable[[list[Race]], Table]
 LAUNCHES = ("launches", "copies", "syncs")  # of one call, on CUDA
-PUBLISHED = ("average_precision", "moving_average", "sort", "metrics", "libauc")  # in the README
+# in the README
+PUBLISHED = ("average_precision", "moving_average", "sort", "metrics", "scaling", "libauc")
 
 
 def render(record: dict[str, Any]) -> str:
@@ -157,6 +158,27 @@ def _pairwise_sums(races: list[Race]) -> Table:
     return head, rows
 
 
+def _scaling(races: list[Race]) -> Table:
+    head = ["pairs", "smooth ms", "error", "of limit", "sort ms", "direct ms", "eager ms"]
+    head += ["direct/smooth", "eager/smooth", "eager error"]
+    rows = []
+    for race in races:
+        ours, eager = race["contestants"]["smooth"], race["contestants"].get("eager")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "smooth"),
+                *(_median_ms(race, name) for name in ("sort", "direct", "eager")),
+                _ratio(race, "direct"),
+                _ratio(race, "eager"),
+                _error(eager["error"]) if eager else "-",
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _retrieval(races: list[Race]) -> Table:
     peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
     head = ["batch", "ours ms", "error", *(f"{name}/ours" for name in peers)]
@@ -241,6 +263,7 @@ SUMMARIES: dict[str, Summary] = {
     "sort": _sort,
     "metrics": _metrics,
     "libauc": _libauc,
+    "scaling": _scaling,
 }
 
 

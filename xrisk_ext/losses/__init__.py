@@ -1,9 +1,11 @@
 """Losses: `torch.nn.Module`s whose state is in registered buffers. One file per family."""
 
+from xrisk_ext.losses._contrastive_loss import cosine_gamma
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.auc_margin import AUCMarginLoss, MinMaxAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
 from xrisk_ext.losses.classification import ClassBalancedCrossEntropyLoss, FocalLoss, LDAMLoss
+from xrisk_ext.losses.contrastive import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
 from xrisk_ext.losses.learning_to_rank import (
     ApproxNDCGLoss,
     LambdaRankLoss,
@@ -22,9 +24,11 @@ __all__ = [
     "AUCMarginLoss",
     "ApproxNDCGLoss",
     "AveragePrecisionLoss",
+    "BimodalGlobalContrastiveLoss",
     "ClassBalancedCrossEntropyLoss",
     "FastAPLoss",
     "FocalLoss",
+    "GlobalContrastiveLoss",
     "LDAMLoss",
     "LambdaRankLoss",
     "ListMLELoss",
@@ -42,4 +46,5 @@ __all__ = [
     "SmoothAPLoss",
     "TopPushLoss",
     "TwoWayPartialAUCLoss",
+    "cosine_gamma",
 ]

@@ -1,4 +1,4 @@
-"""Hyper-parameters that may change from step to step, as 0-dim buffers that are set like numbers."""
+"""Hyper-parameters that may change from step to step: 0-dim buffers, set like numbers."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

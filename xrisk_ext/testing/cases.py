@@ -20,6 +20,7 @@ from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
 from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
+from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
 
 GAMMA = 0.9
@@ -321,5 +322,6 @@ CASES: list[Case] = [
     *SORTS,
     *METRICS,
     *LIBAUC,
+    *SCALING,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))

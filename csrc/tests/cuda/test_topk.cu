@@ -121,17 +121,18 @@ void run(const std::vector<int64_t>& lengths, bool ragged, int64_t k, Kind kind,
 
 template <class T>
 void run_all() {
-  const std::vector<int64_t> mixed = {3, 0, 70, 1, 700, 64, 128, 129, 65};
+  const std::vector<int64_t> mixed = {3, 0, 70, 1, 300, 64, 129};
+  constexpr bool kAll = sizeof(T) == 4;  // of double only what its keys and sums may break
   for (const bool smooth : {false, true}) {
-    for (const Kind kind :
-         {Kind::kNormal, Kind::kTies, Kind::kEqual, Kind::kSpecial, Kind::kNear}) {
-      run<T>(mixed, true, 3, kind, smooth);
-      run<T>({1000}, false, 100, kind, smooth);
-    }
-    run<T>({1000}, false, 999, Kind::kNormal, smooth);
-    run<T>({300, 300, 300}, false, 0, Kind::kTies, smooth);
+    run<T>(mixed, true, 3, Kind::kNear, smooth);
+    run<T>({400}, false, 100, Kind::kSpecial, smooth);
+    if (!kAll) continue;
+    run<T>(mixed, true, 3, Kind::kSpecial, smooth);
+    run<T>({400}, false, 399, Kind::kNormal, smooth);
+    run<T>({150, 150}, false, 0, Kind::kTies, smooth);
+    run<T>({140}, false, 70, Kind::kEqual, smooth);
+    run<T>({100, 100}, false, 7, Kind::kTies, smooth);
     run<T>({40, 40}, false, 20, Kind::kNormal, smooth);
-    run<T>({100, 100}, false, 7, Kind::kSpecial, smooth);
     run<T>({200, 200}, false, 200, Kind::kNormal, smooth);
     run<T>({0, 0}, false, 0, Kind::kNormal, smooth);
     run<T>({}, false, 0, Kind::kNormal, smooth);
