@@ -17,9 +17,12 @@ REPORTS = {
     "average_precision": r"ADAP \(Adam\): test average precision 0\.\d+",
     "compiled": r"compiled once for 12 values of gamma, test average precision 0\.\d+",
     "compositional_auc": r"alpha \d\.\d+, test AUROC 0\.\d+",
+    "contrastive": r"test accuracy of the nearest neighbour 0\.\d+",
     "custom_xrisk": r"test average precision 0\.\d+",
     "mixed_precision": r"torch\.float16: scores were torch\.float32 in the loss",
     "multi_label": r"test mean average precision 0\.\d+",
+    "ndcg": r"K-SONG: test NDCG@5 0\.\d+",
+    "partial_auc": r"two-way exact: test one-way 0\.\d+, two-way 0\.\d+",
     "resume": r"bit for bit: True",
 }
 NOT_RUN_HERE = {"common"}

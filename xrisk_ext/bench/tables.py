@@ -19,6 +19,7 @@ PUBLISHED = (
     "metrics",
     "scaling",
     "selection",
+    "libauc",
 )
 
 
@@ -288,6 +289,27 @@ def _selection(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _libauc(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "LibAUC error", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours, theirs = race["contestants"]["ours"], race["contestants"].get("libauc")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _error(theirs["error"]) if theirs else "-",
+                _ratio(race, "libauc"),
+                _ratio(race.get("under_o"), "libauc"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
@@ -297,6 +319,7 @@ SUMMARIES: dict[str, Summary] = {
     "partial_auc": _partial_auc,
     "sort": _sort,
     "metrics": _metrics,
+    "libauc": _libauc,
     "scaling": _scaling,
     "selection": _selection,
 }
