@@ -105,6 +105,8 @@ def _topk_threshold_gradient() -> list[Arguments]:
         _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
         inputs.append((scores, roots, torch.ones_like(roots), *rest))
     return inputs
+
+
 def _contrastive_log_sums_rows() -> list[Arguments]:
     q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
     return [
@@ -212,6 +214,8 @@ def _listwise_step() -> list[Arguments]:
         (scores.t(), relevance.t(), None, None, *heat, 7, [5], [-2.0, 2.0], 0, True),
         (scores[:0], relevance[:0], None, None, *heat, 8, [1, 2], [], 1, True),
     ]
+
+
 def _ranking_step_() -> list[Arguments]:
     """needs_gradient, scores, relevance, pair_index, query_index, mask, offsets, item_weights,
     num_items, num_relevant, ideal_dcg, state, thresholds, curvatures, gamma, scale, schedules,

@@ -15,7 +15,7 @@ from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg,
 from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
 from .multi_instance import attention_pooling, softmax_pooling
-from .ndcg import TopK, ndcg
+from .ndcg import ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
 from .partial_auc import partial_auc, two_way_partial_auc
@@ -25,8 +25,8 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 from .topk import topk_threshold, topk_threshold_step
 
 __all__ = [
-    "Individual",
     "SURROGATES",
+    "Individual",
     "TopK",
     "approx_ndcg",
     "attention_pooling",
