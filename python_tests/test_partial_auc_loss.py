@@ -108,6 +108,30 @@ def test_scores_far_from_zero_keep_their_differences(rule: str) -> None:
     close("gradient", gradient, expected, 1e-4)
 
 
+@pytest.mark.parametrize("rule", ["kl", "two_way_kl"])
+@pytest.mark.parametrize("kl_weight", [0.3, 1.0, 20.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_near_linear_log_sums(rule: str, kl_weight: float, dtype: torch.dtype) -> None:
+    size = 3000
+    labels = random_labels(size)
+    weights = torch.arange(size) % 4 / 2
+    batch = Batch(randn(size).to(dtype), labels, torch.randperm(size), weights.double())
+    for _ in range(2):
+        loss = make_top_loss(rule, size, kl_weight=kl_weight, state_dtype=torch.float64)
+        direct = make_top_loss(
+            rule, size, kl_weight=kl_weight, state_dtype=torch.float64, algorithm="direct"
+        )
+        truth = states_of(loss)
+        expected = top_reference(loss, batch, truth)
+        rtol = 1e-10 if dtype == torch.float64 else 2e-5
+        for each in (loss, direct):
+            value, gradient = top_step(each, batch)
+            close("value", value, expected[0], rtol)
+            close("gradient", gradient, expected[1], rtol)
+            close("state", each.state.value, truth["state"], rtol)
+        batch = batch._replace(scores=batch.scores * 0.1)
+
+
 # ----------------------------------------------------------------------------- METHODS' identities
 
 
