@@ -13,6 +13,9 @@
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_moment_ops.h"
+#include "torch/cuda_topk_ops.h"
+#include "torch/cuda_partial_auc_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 #include "torch/state_inputs.h"
@@ -340,7 +343,12 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("pairwise_log_sums_columns", &pairwise_log_sums_columns_cuda);
   m.impl("surrogate_values", &surrogate_values_cuda);
   m.impl("moving_average_update_", &moving_average_update_cuda_);
+  m.impl("topk_threshold", &topk_threshold_cuda);
+  m.impl("topk_threshold_gradient", &topk_threshold_gradient_cuda);
   m.impl("score_step_", &score_step_cuda_);
+  m.impl("auc_margin_step", &auc_margin_step_cuda);
+  m.impl("cross_entropy_step", &cross_entropy_step_cuda);
+  m.impl("partial_auc_step_", &partial_auc_step_cuda_);
 }
 
 }  // namespace xrisk
