@@ -120,9 +120,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, help="made-up samples instead of the digits")
     parser.add_argument("--steps", type=int, default=60, help="of L-BFGS")
-    parser.add_argument("--rounds", type=int, default=60, help="of boosting")
+    parser.add_argument("--rounds", type=int, help="of boosting; as many as steps, if not given")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    rounds = options.steps if options.rounds is None else options.rounds
 
     x, x_test, y, y_test = load(options.samples, options.seed)
     print(
@@ -135,8 +136,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             x, y, lambda h, t: cross_entropy(h, t.float()), options.steps
         ),
         "linear, average precision": lambda: train_linear(x, y, loss_fn, options.steps),
-        "boosted, cross entropy": lambda: train_boosted(x, y, options.rounds, exact=False),
-        "boosted, average precision": lambda: train_boosted(x, y, options.rounds, exact=True),
+        "boosted, cross entropy": lambda: train_boosted(x, y, rounds, exact=False),
+        "boosted, average precision": lambda: train_boosted(x, y, rounds, exact=True),
     }
     found = {}
     for name, train in trainers.items():
