@@ -42,8 +42,8 @@ def average_precision_error(
     """Of the gradient of one step that began with every state row at `start`."""
     inputs = on_cpu(inputs)
     scores, labels = inputs.scores, inputs.labels
-    key = (_content(scores, labels), repr(start))
-    truth = _once("average_precision", key, lambda: _average_precision(inputs, start))
+    key = (content(scores, labels), repr(start))
+    truth = once("average_precision", key, lambda: _average_precision(inputs, start))
     return relative_error(gradient, truth)
 
 
@@ -92,8 +92,8 @@ def _sums_above(items: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
 def moving_average_error(inputs: MovingAverageInputs, out: Tensor, state: Tensor) -> float:
     """Of what came back and of the whole state after one update."""
     inputs, out, state = on_cpu(inputs), out.cpu(), state.cpu()
-    key = (_content(inputs.ids, inputs.values), len(inputs.start), inputs.log)
-    true_out, true_state = _once("moving_average", key, lambda: _moving_average(inputs))
+    key = (content(inputs.ids, inputs.values), len(inputs.start), inputs.log)
+    true_out, true_state = once("moving_average", key, lambda: _moving_average(inputs))
     if not torch.equal(state.isfinite(), true_state.isfinite()):
         return float("nan")  # a row touched that should not be, or the other way round
     touched = true_state.isfinite()
@@ -137,8 +137,8 @@ def pairwise_sums_error(
 ) -> float:
     """The largest error among the sums and the two gradients."""
     inputs = on_cpu(inputs)
-    key = (_content(inputs.anchors, inputs.items), inputs.surrogate)
-    truth = _once("pairwise_sums", key, lambda: _pairwise_sums(inputs))
+    key = (content(inputs.anchors, inputs.items), inputs.surrogate)
+    truth = once("pairwise_sums", key, lambda: _pairwise_sums(inputs))
     found = [sums] if anchors.grad is None else [sums, anchors.grad, items.grad]
     return max(relative_error(x, y) for x, y in zip(found, truth, strict=False))
 
@@ -167,8 +167,8 @@ def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
 def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
     """Of the embeddings' gradient."""
     inputs = on_cpu(inputs)
-    key = _content(inputs.embeddings)
-    truth = _once("retrieval", key, lambda: _retrieval(inputs, margin))
+    key = content(inputs.embeddings)
+    truth = once("retrieval", key, lambda: _retrieval(inputs, margin))
     return relative_error(gradient, truth)
 
 
@@ -193,7 +193,7 @@ def sort_error(
 ) -> float:
     """Of the sorted values, and NaN where the places are not theirs, in the order of a tie too."""
     scores = on_cpu(inputs).scores
-    truth = _once("sort", _content(scores), lambda: _sorted(scores))
+    truth = once("sort", content(scores), lambda: _sorted(scores))
     if places is not None:
         places = places.cpu()
         if not torch.equal(places, truth[1]) if stable else bool(places.bincount().ne(1).any()):
@@ -209,8 +209,8 @@ def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
 def metric_error(inputs: MetricInputs, value: Tensor) -> float:
     """Of the metric's value."""
     inputs = on_cpu(inputs)
-    key = (_content(inputs.scores, inputs.labels), *inputs[2:])
-    return relative_error(value, _once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
+    key = (content(inputs.scores, inputs.labels), *inputs[2:])
+    return relative_error(value, once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
 
 
 def _tie_groups(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
@@ -271,11 +271,11 @@ def on_cpu(inputs: Inputs) -> Inputs:
     return inputs._make(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
 
 
-def _content(*tensors: Tensor) -> tuple[int, ...]:
+def content(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
 
 
-def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
+def once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
     """The contestants of a race share one truth, so the last one of a kind is kept."""
     if kind not in _last or _last[kind][0] != key:
         _last[kind] = (key, compute())
