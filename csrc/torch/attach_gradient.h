@@ -8,6 +8,9 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/diff.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -16,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -35,12 +39,28 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   }
 };
 
+// How the upstream gradient of several values meets the gradient of the scores: each value has a
+// column of it, a row, or (with offsets) a list of entries. One value meets all of it.
+struct ValueLayout {
+  bool rows = false;
+  at::Tensor offsets;  // [values + 1]
+
+  at::Tensor spread(const at::Tensor& upstream, const at::Tensor& gradient) const {
+    if (upstream.dim() == 0) return upstream;
+    if (offsets.defined()) {
+      return at::repeat_interleave(upstream, at::diff(offsets), 0, gradient.size(0));
+    }
+    return rows ? upstream.unsqueeze(1) : upstream;
+  }
+};
+
 struct AttachGradientBackward final : torch::autograd::Node {
   struct Input {
     torch::autograd::SavedVariable gradient;
     at::ScalarType type;
   };
   std::vector<Input> inputs;
+  ValueLayout layout;
 
   std::string name() const override { return "AttachGradientBackward"; }
 
@@ -75,9 +95,9 @@ struct AttachGradientBackward final : torch::autograd::Node {
   }
 
  private:
-  static at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
-                            at::ScalarType type) {
-    const at::Tensor result = saved.mul(upstream);
+  at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
+                     at::ScalarType type) const {
+    const at::Tensor result = saved.mul(layout.spread(upstream, saved));
     return result.scalar_type() == type ? result : result.to(type);
   }
 };
@@ -100,8 +120,9 @@ struct InputGradient {
 
 // Makes the gradients what flows to the inputs from `value`. All are fresh, without a graph.
 inline void attach_gradients(std::initializer_list<InputGradient> gradients,
-                             const at::Tensor& value) {
+                             const at::Tensor& value, const ValueLayout& layout = {}) {
   const auto node = make_node<AttachGradientBackward>();
+  node->layout = layout;
   node->inputs.reserve(gradients.size());
   torch::autograd::edge_list edges;
   for (const InputGradient& each : gradients) {
@@ -113,9 +134,58 @@ inline void attach_gradients(std::initializer_list<InputGradient> gradients,
   torch::autograd::set_history(value, node);
 }
 
-inline void attach_gradient(const at::Tensor& input, const at::Tensor& value,
-                            const at::Tensor& gradient) {
-  attach_gradients({{input, gradient}}, value);
+inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
+                            const at::Tensor& gradient, const ValueLayout& layout = {}) {
+  attach_gradients({{scores, gradient}}, value, layout);
 }
+
+// The type in which an argument of an op comes from Python.
+template <class Argument>
+struct FromPython {
+  using Type = Argument;
+};
+template <>
+struct FromPython<at::TensorList> {
+  using Type = const std::vector<at::Tensor>&;
+};
+
+// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what
+// the Autograd key and the short way from Python run. `Layout::of(rest...)` is the ValueLayout of a
+// call.
+template <const char* kName, class Layout, class Signature>
+struct FusedStep;
+template <const char* kName, class Layout, class... Rest>
+struct FusedStep<kName, Layout,
+                 std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
+  static const auto& op() {
+    static const auto handle =
+        c10::Dispatcher::singleton()
+            .findSchemaOrThrow(kName, "")
+            .typed<std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)>();
+    return handle;
+  }
+
+  // With the gradient attached to the value. A compiled graph asks for the gradient with grad mode
+  // off: it attaches it by itself.
+  static std::tuple<at::Tensor, at::Tensor> attached(bool needs_gradient, const at::Tensor& scores,
+                                                     Rest... rest) {
+    std::tuple<at::Tensor, at::Tensor> result;
+    {
+      const at::AutoDispatchBelowADInplaceOrView below_autograd;
+      result = op().call(needs_gradient, scores, rest...);
+    }
+    if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
+      attach_gradient(scores, std::get<0>(result), std::get<1>(result), Layout::of(rest...));
+    }
+    return result;
+  }
+
+  // The value alone, through the dispatcher: what Python calls where nothing traces it, since
+  // converting the arguments for torch.ops takes longer.
+  static at::Tensor value(const at::Tensor& scores, typename FromPython<Rest>::Type... rest) {
+    const bool needs_gradient = scores.requires_grad() && at::GradMode::is_enabled();
+    return std::get<0>(op().call(needs_gradient, scores, rest...));
+  }
+};
 
 }  // namespace xrisk

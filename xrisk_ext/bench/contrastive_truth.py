@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from xrisk_ext.bench.truth import content, on_cpu, once, relative_error
+from xrisk_ext.bench.truth import on_cpu, once_for, relative_error
 from xrisk_ext.testing.contrastive_cases import ContrastiveInputs
 
 ROWS = 512  # of a block
@@ -30,8 +30,12 @@ def contrastive_error(
     contestant's gradient is too large by.
     """
     inputs = on_cpu(inputs)
-    key = (content(inputs.first, inputs.second), inputs.bimodal, per_view)
-    truth = once("contrastive", key, lambda: first_gradients(inputs, per_view))
+    truth = once_for(
+        "contrastive",
+        (inputs.first, inputs.second),
+        (inputs.bimodal, per_view),
+        lambda: first_gradients(inputs, per_view),
+    )
     found = [None if g is None else g / scale for g in (first, second)]
     return max(relative_error(g, t) for g, t in zip(found, truth, strict=True))
 

@@ -21,6 +21,8 @@ from xrisk_ext.testing.cases import (
     RetrievalInputs,
 )
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
+from xrisk_ext.testing.scaling_cases import ScalingInputs
+from xrisk_ext.testing.selection_cases import SelectionInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
@@ -42,8 +44,8 @@ def average_precision_error(
     """Of the gradient of one step that began with every state row at `start`."""
     inputs = on_cpu(inputs)
     scores, labels = inputs.scores, inputs.labels
-    key = (content(scores, labels), repr(start))
-    truth = once("average_precision", key, lambda: _average_precision(inputs, start))
+    key = (_content(scores, labels), repr(start))
+    truth = _once("average_precision", key, lambda: _average_precision(inputs, start))
     return relative_error(gradient, truth)
 
 
@@ -92,8 +94,8 @@ def _sums_above(items: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
 def moving_average_error(inputs: MovingAverageInputs, out: Tensor, state: Tensor) -> float:
     """Of what came back and of the whole state after one update."""
     inputs, out, state = on_cpu(inputs), out.cpu(), state.cpu()
-    key = (content(inputs.ids, inputs.values), len(inputs.start), inputs.log)
-    true_out, true_state = once("moving_average", key, lambda: _moving_average(inputs))
+    key = (_content(inputs.ids, inputs.values), len(inputs.start), inputs.log)
+    true_out, true_state = _once("moving_average", key, lambda: _moving_average(inputs))
     if not torch.equal(state.isfinite(), true_state.isfinite()):
         return float("nan")  # a row touched that should not be, or the other way round
     touched = true_state.isfinite()
@@ -137,8 +139,8 @@ def pairwise_sums_error(
 ) -> float:
     """The largest error among the sums and the two gradients."""
     inputs = on_cpu(inputs)
-    key = (content(inputs.anchors, inputs.items), inputs.surrogate)
-    truth = once("pairwise_sums", key, lambda: _pairwise_sums(inputs))
+    key = (_content(inputs.anchors, inputs.items), inputs.surrogate)
+    truth = _once("pairwise_sums", key, lambda: _pairwise_sums(inputs))
     found = [sums] if anchors.grad is None else [sums, anchors.grad, items.grad]
     return max(relative_error(x, y) for x, y in zip(found, truth, strict=False))
 
@@ -164,11 +166,36 @@ def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(parts), grads[0], grads[1]
 
 
+def scaling_error(
+    inputs: ScalingInputs, surrogate: str, sums: Tensor, by_anchor: Tensor, by_item: Tensor
+) -> float:
+    """The largest error on eight anchors and eight items, relative to the largest of them."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.anchors, inputs.items), repr(inputs.scale), surrogate)
+    some, *truth = _once("scaling", key, lambda: _scaling(inputs, surrogate))
+    found = (sums.detach().cpu()[some], by_anchor.cpu()[some], by_item.cpu()[some])
+    return max(relative_error(x, y) for x, y in zip(found, truth, strict=True))
+
+
+def _scaling(inputs: ScalingInputs, surrogate: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = len(inputs.anchors)
+    some = torch.arange(8) * (n // 8)
+    x, y = inputs.anchors.double(), inputs.items.double()
+    upstream = inputs.upstream.double()
+    options: dict[str, Any] = {"surrogate": surrogate, "scale": inputs.scale}
+    anchors, items = x[some].requires_grad_(), y[some].requires_grad_()
+    sums = reference.pairwise_sums(anchors, y, **options)
+    (by_anchor,) = torch.autograd.grad(sums, anchors, upstream[some])
+    columns = reference.pairwise_sums(x, items, **options)
+    (by_item,) = torch.autograd.grad(columns, items, upstream)
+    return some, sums.detach(), by_anchor, by_item
+
+
 def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
     """Of the embeddings' gradient."""
     inputs = on_cpu(inputs)
-    key = content(inputs.embeddings)
-    truth = once("retrieval", key, lambda: _retrieval(inputs, margin))
+    key = _content(inputs.embeddings)
+    truth = _once("retrieval", key, lambda: _retrieval(inputs, margin))
     return relative_error(gradient, truth)
 
 
@@ -193,7 +220,7 @@ def sort_error(
 ) -> float:
     """Of the sorted values, and NaN where the places are not theirs, in the order of a tie too."""
     scores = on_cpu(inputs).scores
-    truth = once("sort", content(scores), lambda: _sorted(scores))
+    truth = _once("sort", _content(scores), lambda: _sorted(scores))
     if places is not None:
         places = places.cpu()
         if not torch.equal(places, truth[1]) if stable else bool(places.bincount().ne(1).any()):
@@ -206,11 +233,35 @@ def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sort(scores.double(), descending=True, stable=True)
 
 
+def selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the (k+1)-th largest of every row, which PyTorch selects: nothing is rounded."""
+    scores, k = on_cpu(inputs)
+    truth = _once(
+        "selection",
+        (_content(scores), k),
+        lambda: torch.kthvalue(scores, scores.shape[1] - k).values.double(),
+    )
+    return relative_error(found, truth)
+
+
+def smooth_selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the smoothed threshold with the op's defaults: how far Newton's method would still go."""
+    scores, k = on_cpu(inputs)
+    n, at = scores.shape[1], found.cpu().double()
+    epsilon, tau1, tau2 = 0.5, 0.01, 1e-4
+    steps = []
+    for row, t in zip(scores, at, strict=True):
+        above = torch.sigmoid((row.double() - t) / tau1)
+        curvature = tau2 + (above * (1 - above)).mean() / tau1
+        steps.append(((k + epsilon) / n + tau2 * t - above.mean()) / curvature)
+    return relative_error(at - torch.stack(steps), at)
+
+
 def metric_error(inputs: MetricInputs, value: Tensor) -> float:
     """Of the metric's value."""
     inputs = on_cpu(inputs)
-    key = (content(inputs.scores, inputs.labels), *inputs[2:])
-    return relative_error(value, once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
+    key = (_content(inputs.scores, inputs.labels), *inputs[2:])
+    return relative_error(value, _once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
 
 
 def _tie_groups(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
@@ -271,11 +322,18 @@ def on_cpu(inputs: Inputs) -> Inputs:
     return inputs._make(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
 
 
-def content(*tensors: Tensor) -> tuple[int, ...]:
+def _content(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
 
 
-def once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
+def once_for(
+    kind: str, tensors: tuple[Tensor, ...], others: Any, compute: Callable[[], Any]
+) -> Any:
+    """The truth for these inputs, computed once for the contestants of a race."""
+    return _once(kind, (_content(*tensors), others), compute)
+
+
+def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
     """The contestants of a race share one truth, so the last one of a kind is kept."""
     if kind not in _last or _last[kind][0] != key:
         _last[kind] = (key, compute())

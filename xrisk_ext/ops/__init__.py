@@ -8,6 +8,7 @@ from xrisk_ext.ops.contrastive import contrastive_log_sums
 from xrisk_ext.ops.moving_average import moving_average_update_
 from xrisk_ext.ops.pairwise import pairwise_log_sums, pairwise_sums
 from xrisk_ext.ops.surrogates import surrogate_values
+from xrisk_ext.ops.topk import topk_threshold
 
 __all__ = [
     "contrastive_log_sums",
@@ -15,4 +16,5 @@ __all__ = [
     "pairwise_log_sums",
     "pairwise_sums",
     "surrogate_values",
+    "topk_threshold",
 ]
