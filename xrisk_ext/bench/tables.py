@@ -310,6 +310,25 @@ def _libauc(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _contrastive(races: list[Race]) -> Table:
+    head = ["case", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB", "eager MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                *(_ratio(race, name) for name in ("libauc", "eager", "compiled_eager")),
+                *(_megabytes(race, name) for name in ("ours", "libauc", "eager")),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
@@ -322,6 +341,8 @@ SUMMARIES: dict[str, Summary] = {
     "libauc": _libauc,
     "scaling": _scaling,
     "selection": _selection,
+    "global_contrastive": _contrastive,
+    "bimodal_global_contrastive": _contrastive,
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.contrastive_cases import CONTRASTIVE
 from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.partial_auc_cases import PARTIAL_AUC
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
@@ -324,6 +325,7 @@ CASES: list[Case] = [
     *PARTIAL_AUC,
     *SORTS,
     *METRICS,
+    *CONTRASTIVE,
     *LIBAUC,
     *SCALING,
     *SELECTIONS,
