@@ -28,7 +28,9 @@ class MovingAverage(nn.Module):
 
     An entry that was never written holds NaN (-inf if ``log``) and is assigned on first touch.
     ``initial="zero"`` starts at zero and simply averages, as LibAUC does: its first ``u`` is
-    ``gamma`` times the observation.
+    ``gamma`` times the observation. (If ``log``, that zero is the logarithm of a number too small
+    to matter, the lowest that the dtype has.) A number starts there: for dual variables, which
+    are stepped instead of averaged.
 
     Saved and restored by ``state_dict``; ``.half()`` and ``.bfloat16()`` leave it alone,
     ``.double()`` promotes it.
@@ -38,7 +40,7 @@ class MovingAverage(nn.Module):
             :func:`~xrisk_ext.ops.moving_average_update_`, which the caller applies to ``value``.
         dtype: float32 or float64.
         log: whether the averages are kept as logarithms.
-        initial: ``"assign"`` or ``"zero"``, as above. The same thing if ``log``.
+        initial: ``"assign"``, ``"zero"`` or a number, as above.
     """
 
     value: Tensor
@@ -49,15 +51,19 @@ class MovingAverage(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         log: bool = False,
-        initial: InitialState = "assign",
+        initial: InitialState | float = "assign",
     ) -> None:
         super().__init__()
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"expected state_dtype to be float32 or float64, got {dtype}")
-        if initial not in ("assign", "zero"):
+        if not isinstance(initial, (int, float)) and initial not in ("assign", "zero"):
             raise ValueError(f"expected initial_state to be 'assign' or 'zero', got {initial!r}")
-        # The logarithm of zero is also the sentinel of the log domain: "zero" is the same there.
-        self._initial = float("-inf") if log else 0.0 if initial == "zero" else float("nan")
+        if initial == "assign":
+            self._initial = float("-inf") if log else float("nan")
+        elif initial == "zero":
+            self._initial = torch.finfo(dtype).min if log else 0.0
+        else:
+            self._initial = float(initial)
         self.register_buffer("value", torch.full(shape, self._initial, dtype=dtype))
 
     def reset(self) -> None:

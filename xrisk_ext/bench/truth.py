@@ -21,6 +21,7 @@ from xrisk_ext.testing.cases import (
     RetrievalInputs,
 )
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
+from xrisk_ext.testing.scaling_cases import ScalingInputs
 from xrisk_ext.testing.selection_cases import SelectionInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
@@ -165,6 +166,31 @@ def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(parts), grads[0], grads[1]
 
 
+def scaling_error(
+    inputs: ScalingInputs, surrogate: str, sums: Tensor, by_anchor: Tensor, by_item: Tensor
+) -> float:
+    """The largest error on eight anchors and eight items, relative to the largest of them."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.anchors, inputs.items), repr(inputs.scale), surrogate)
+    some, *truth = _once("scaling", key, lambda: _scaling(inputs, surrogate))
+    found = (sums.detach().cpu()[some], by_anchor.cpu()[some], by_item.cpu()[some])
+    return max(relative_error(x, y) for x, y in zip(found, truth, strict=True))
+
+
+def _scaling(inputs: ScalingInputs, surrogate: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = len(inputs.anchors)
+    some = torch.arange(8) * (n // 8)
+    x, y = inputs.anchors.double(), inputs.items.double()
+    upstream = inputs.upstream.double()
+    options: dict[str, Any] = {"surrogate": surrogate, "scale": inputs.scale}
+    anchors, items = x[some].requires_grad_(), y[some].requires_grad_()
+    sums = reference.pairwise_sums(anchors, y, **options)
+    (by_anchor,) = torch.autograd.grad(sums, anchors, upstream[some])
+    columns = reference.pairwise_sums(x, items, **options)
+    (by_item,) = torch.autograd.grad(columns, items, upstream)
+    return some, sums.detach(), by_anchor, by_item
+
+
 def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
     """Of the embeddings' gradient."""
     inputs = on_cpu(inputs)
@@ -298,6 +324,13 @@ def on_cpu(inputs: Inputs) -> Inputs:
 
 def _content(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
+
+
+def once_for(
+    kind: str, tensors: tuple[Tensor, ...], others: Any, compute: Callable[[], Any]
+) -> Any:
+    """The truth for these inputs, computed once for the contestants of a race."""
+    return _once(kind, (_content(*tensors), others), compute)
 
 
 def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
