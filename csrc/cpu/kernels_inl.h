@@ -4,6 +4,7 @@
 #include "cpu/blend_inl.h"
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
+#include "cpu/near_inl.h"
 #include "cpu/select_inl.h"
 #include "cpu/soft_inl.h"
 #include "cpu/sums_inl.h"
@@ -15,7 +16,7 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
   return {direct_rows<T>,        direct_columns<T>, rank_items<T>,      accumulate_moments<T>,
           evaluate_intervals<T>, power_sums<T>,     exponential_sum<T>, scaled_exponentials<T>,
           largest_magnitude<T>,  surrogate<T>,      split_range<T>,     select_in_row<T>,
-          find_first<T>,         soft_sums<T>,      soft_slopes<T>};
+          find_first<T>,         soft_sums<T>,      soft_slopes<T>,     near_items<T>};
 }
 
 const KernelTable& kernel_table() {

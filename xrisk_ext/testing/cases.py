@@ -18,6 +18,7 @@ from torch import Tensor
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.ndcg_cases import NDCG
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scores import SCORES
 
@@ -319,5 +320,6 @@ CASES: list[Case] = [
     *RETRIEVAL,
     *SORTS,
     *METRICS,
+    *NDCG,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))
