@@ -6,6 +6,9 @@
 #include <cstdint>
 
 #include "core/params.h"
+#include "cpu/list_kernels.h"
+#include "cpu/smooth_grid.h"
+#include "cpu/tile_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -18,19 +21,23 @@ struct Items {
   int64_t channels = 1;
 };
 
+// Against the shift of the anchor, as a threshold: what of phi lies above it, or whether it does.
+enum class Above { kNone, kExcess, kCount };
+
 // What is summed over pairs. With inverse_temperature > 0 it is exp((phi - shift of the anchor) *
-// inverse_temperature), otherwise phi.
+// inverse_temperature), otherwise phi, or what `above` says.
 struct PairTermParams {
   Surrogate surrogate = Surrogate::kSquaredHinge;
   SurrogateParams params;
   double inverse_temperature = 0.0;
+  Above above = Above::kNone;
 };
 
 template <class T>
 struct DirectRows {
   PairTermParams term;
   const T* anchors = nullptr;      // [P]
-  const double* shifts = nullptr;  // [P], exponential term only
+  const double* shifts = nullptr;  // [P], exponential and threshold terms only
   Items<T> items;
   double* sums = nullptr;    // [C, P]
   double* slopes = nullptr;  // [C, P]
@@ -41,7 +48,7 @@ template <class T>
 struct DirectColumns {
   PairTermParams term;
   const T* anchors = nullptr;              // [P]
-  const double* shifts = nullptr;          // [P], exponential term only
+  const double* shifts = nullptr;          // [P], exponential and threshold terms only
   const double* anchor_weights = nullptr;  // [C, P]
   int64_t anchor_count = 0;
   Items<T> items;
@@ -80,6 +87,24 @@ struct SplitCounts {
   int64_t above = 0;   // not below `high`: at least as large, or NaN
   int64_t inside = 0;  // above `low` and below `high`
 };
+// The cross entropy family over entries [B, L], row by row; core/cross_entropy.h.
+template <class T>
+struct CrossEntropyRange {
+  const T* scores = nullptr;
+  const uint8_t* positive = nullptr;
+  const T* weights = nullptr;  // one an entry, or null
+  int64_t labels = 1;          // L
+  // Of the labels, repeated for a register's length beyond L: [period] for the negatives, then
+  // [period] for the positives; `factors`, on the gradient, [period] alone.
+  const T* class_weights = nullptr;
+  const T* margins = nullptr;
+  const T* factors = nullptr;
+  int64_t period = 0;
+  T scale = 1, focus = 0;
+  T* losses = nullptr;    // not multiplied by the factors
+  T* gradient = nullptr;  // may be null
+};
+constexpr int64_t kMostLanes = 16;
 
 template <class T>
 struct Kernels {
@@ -87,6 +112,10 @@ struct Kernels {
   void (*direct_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
                       int64_t item_begin, int64_t item_end);
   void (*direct_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
+  // The same for terms with a threshold, which need weights.
+  void (*threshold_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
+                         int64_t item_begin, int64_t item_end);
+  void (*threshold_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
 
   // ranks [M] of items [begin, end).
   void (*rank_items)(const RankIndex<T>&, const T* scores, int64_t begin, int64_t end,
@@ -109,6 +138,22 @@ struct Kernels {
                               double* out);
   // max |x|; infinite if an x is infinite or NaN
   T (*largest_magnitude)(const T* x, int64_t count);
+  // min and max of x; count > 0
+  void (*score_range)(const T* x, int64_t count, T* range);
+
+  // The smooth algorithm (cpu/smooth_inl.h). Ranges of scores; of bins in translate.
+  void (*smooth_bins)(const SmoothGrid&, const T* scores, int64_t begin, int64_t end,
+                      int32_t* bins);
+  void (*smooth_moments)(const SmoothGrid&, const T* scores, const T* weights, const int32_t* slots,
+                         int64_t begin, int64_t end, double* moments);
+  void (*smooth_translate)(const SmoothTranslation&, int sign, int64_t begin, int64_t end,
+                           T* local);
+  void (*smooth_rows)(const SmoothGrid&, const T* local, const T* scores, const int32_t* slots,
+                      double scale, int64_t begin, int64_t end, double* sums, double* slopes);
+  void (*smooth_columns)(const SmoothGrid&, const T* local, const T* scores, const T* weights,
+                         const int32_t* slots, double scale, bool add, int64_t begin, int64_t end,
+                         T* out);
+  void (*smooth_scan)(const ScanPass&, const T* weights);  // cpu/scan_inl.h
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);
@@ -123,6 +168,8 @@ struct Kernels {
   // Positions of x in [low, high), how many, and how many are >= high (cpu/near_inl.h).
   int64_t (*near_items)(const T* x, int64_t count, T low, T high, int32_t* positions,
                         int64_t* above);
+  ListKernels<T> lists;
+  void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the
@@ -149,6 +196,8 @@ struct KernelTable {
   bool (*blend_fd)(const StateBlock<float, double>&);
   bool (*blend_df)(const StateBlock<double, float>&);
   bool (*blend_dd)(const StateBlock<double, double>&);
+  TileKernels<float> tiles_single;
+  TileKernels<double> tiles_twice;
 
   bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
   bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }
@@ -179,6 +228,15 @@ const Kernels<T>& kernels() {
     return kernel_table().single;
   } else {
     return kernel_table().twice;
+  }
+}
+
+template <class T>
+const TileKernels<T>& tile_kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_table().tiles_single;
+  } else {
+    return kernel_table().tiles_twice;
   }
 }
 

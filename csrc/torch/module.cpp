@@ -43,6 +43,13 @@ TORCH_LIBRARY(xrisk_ext, m) {
   m.def(
       "moving_average_update_(Tensor(a!) state, Tensor index, Tensor values, Tensor gamma, "
       "bool log) -> Tensor");
+  // P3: of each row the (k+1)-th largest, or the root of the smoothed problem in double precision.
+  m.def(
+      "topk_threshold(Tensor scores, int k, Tensor? offsets, bool smooth, float epsilon, "
+      "float tau1, float tau2) -> (Tensor threshold, Tensor roots)");
+  m.def(
+      "topk_threshold_gradient(Tensor scores, Tensor roots, Tensor upstream, int k, "
+      "Tensor? offsets, bool smooth, float epsilon, float tau1, float tau2) -> Tensor");
   // rows -> rule -> columns
   m.def(
       "score_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
@@ -59,6 +66,46 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor[] schedules, float margin, float epsilon, int top_k, int rule, int options, "
       "int surrogate, int algorithm, bool update_state, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // The stateless losses of ranked lists; the numbers: torch/listwise_inputs.h.
+  m.def(
+      "listwise_step(Tensor scores, Tensor relevance, Tensor? mask, Tensor? item_weights, "
+      "Tensor temperature, Tensor rank_temperature, int loss, int[] counts, float[] numbers, "
+      "int reduction, bool needs_gradient) -> (Tensor value, Tensor gradient)");
+  // Sums over the entries of each label: parameters and by_parameters [3, L] are a, b and alpha.
+  m.def(
+      "auc_margin_step(Tensor scores, Tensor labels, Tensor? item_weights, Tensor a, Tensor b, "
+      "Tensor alpha, Tensor? class_prior, float margin, int kind, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient, Tensor by_parameters)");
+  m.def(
+      "cross_entropy_step(Tensor scores, Tensor labels, Tensor? item_weights, "
+      "Tensor? class_weights, Tensor? margins, float scale, float focus, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient)");
+  // The same for the losses that look at the top of the list. What state, dual, outer and schedules
+  // are is up to the rule: torch/partial_auc_inputs.h.
+  m.def(
+      "partial_auc_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
+      "Tensor(a!)? state, Tensor(b!)? dual, Tensor(c!)? outer, Tensor[] schedules, Tensor scale, "
+      "float margin, float max_fpr, float min_tpr, float power, int rule, int surrogate, "
+      "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
+  // P4: log of the mean over the keys that a query keeps of exp(<q_i, k_j> / t_i), with what its
+  // gradients need: the mean exponent under the softmax, the largest similarity, and the sum of the
+  // exponentials relative to it.
+  m.def(
+      "contrastive_log_sums_rows(Tensor queries, Tensor keys, Tensor temperature, Tensor? exclude) "
+      "-> (Tensor log_means, Tensor mean_exponents, Tensor peaks, Tensor masses)");
+  m.def(
+      "contrastive_log_sums_gradients(Tensor queries, Tensor keys, Tensor temperature, "
+      "Tensor? exclude, Tensor query_weights, Tensor peaks, Tensor masses, bool for_queries, "
+      "bool for_keys) -> (Tensor queries_gradient, Tensor keys_gradient)");
+  // The fused step of the global contrastive losses; gradient is [2, B, D], one half per view.
+  m.def(
+      "contrastive_step_(Tensor view1, Tensor view2, Tensor? index, Tensor(a!)? state, "
+      "Tensor(b!)? state_temperature, Tensor(c!)? state_momentum, Tensor gamma, "
+      "Tensor temperature, Tensor eta, float beta, float lowest, float highest, float rho, "
+      "float epsilon, bool bimodal, bool normalize, bool per_view, bool relative, "
+      "bool temperature_weighted, bool update_state, bool needs_gradient) -> "
+      "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -74,8 +121,17 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("pairwise_log_sums_columns", &xrisk::pairwise_log_sums_columns);
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
+  m.impl("topk_threshold", &xrisk::topk_threshold);
+  m.impl("topk_threshold_gradient", &xrisk::topk_threshold_gradient);
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("ranking_step_", &xrisk::ranking_step_);
+  m.impl("listwise_step", &xrisk::listwise_step);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_);
+  m.impl("contrastive_log_sums_rows", &xrisk::contrastive_log_sums_rows);
+  m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -102,6 +158,11 @@ using RankingStepOp =
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
   m.impl("ranking_step_", &RankingStepOp::attached);
+  m.impl("listwise_step", &xrisk::listwise_step_autograd);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step_autograd);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
 }
 
 namespace {
@@ -175,5 +236,16 @@ PYBIND11_MODULE(_C, m) {
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
   m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
+  m.def("listwise_step", &xrisk::listwise_value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");
+  m.def("auc_margin", &xrisk::auc_margin, pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.auc_margin_step, with less to convert.");
+  m.def("cross_entropy", &xrisk::cross_entropy,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.cross_entropy_step, with less to convert.");
+  m.def("partial_auc_step", &xrisk::partial_auc_step,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.partial_auc_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

@@ -1,6 +1,6 @@
 """What the score losses share: hyper-parameters, state, schedules, the call of the fused step."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.score_step import RULES, score_step
 from xrisk_ext.ops.surrogates import (
+    SMOOTH_SURROGATES,
     Algorithm,
     Surrogate,
     algorithm_number,
@@ -23,12 +24,13 @@ Reduction = Literal["mean", "none"]
 class ScoreLoss(Schedules):
     """Base of the losses over scores and labels; a subclass names its rule.
 
-    ``gamma`` and ``scale`` are :class:`Schedules`.
+    ``gamma``, ``scale`` and what a subclass adds are :class:`Schedules`.
 
-    ``state`` is the :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, 2]`` of (u_all, u_pos), or
-    None for a loss without state.
+    ``state`` is a :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, ...]``, of average precision
+    ``[L, num_samples, 2]`` for (u_all, u_pos); or None for a loss without state.
     """
 
+    rules: ClassVar[dict[str, int]] = RULES
     gamma: Tensor
     scale: Tensor
     state: MovingAverage | None
@@ -46,7 +48,9 @@ class ScoreLoss(Schedules):
         algorithm: Algorithm,
         state_dtype: torch.dtype,
         reduction: Reduction,
-        initial_state: InitialState = "assign",
+        initial_state: InitialState | float = "assign",
+        state_columns: tuple[int, ...] = (2,),
+        log_state: bool = False,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -56,8 +60,10 @@ class ScoreLoss(Schedules):
             raise ValueError(f"{name}: expected scale >= 1 for barrier_hinge, got {scale!r}")
         if reduction not in ("mean", "none"):
             raise ValueError(f"{name}: expected reduction 'mean' or 'none', got {reduction!r}")
-        if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
-            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm 'sort'")
+        if algorithm in ("sort", "smooth") and (
+            (surrogate in SMOOTH_SURROGATES) != (algorithm == "smooth")
+        ):
+            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm {algorithm!r}")
         for label, size in (("num_samples", num_samples), ("num_labels", num_labels)):
             optional = label == "num_samples" and size is None
             if not optional and (not isinstance(size, int) or size < 1):
@@ -67,7 +73,7 @@ class ScoreLoss(Schedules):
         self.algorithm = algorithm
         self.reduction = reduction
         self.num_samples = num_samples
-        self._rule = RULES[rule]
+        self._rule = self.rules[rule]
         self._surrogate = surrogate_number(surrogate)
         self._algorithm = algorithm_number(algorithm)
         if num_samples is None:
@@ -78,8 +84,10 @@ class ScoreLoss(Schedules):
                 )
             self.state = None
         else:
-            shape = (num_labels, num_samples, 2)
-            self.state = MovingAverage(shape, dtype=state_dtype, initial=initial_state)
+            shape = (num_labels, num_samples, *state_columns)
+            self.state = MovingAverage(
+                shape, dtype=state_dtype, log=log_state, initial=initial_state
+            )
         self._add_schedules(gamma=gamma, scale=scale)
 
     def _check_schedule(self, name: str, number: float) -> None:

@@ -29,7 +29,7 @@ class AveragePrecisionLoss(ScoreLoss):
             assigned at any time. The margin is in the units of the scores: for scores in [0, 1]
             (a sigmoid) values from 0.2 to 1 are worth trying.
         gamma: weight of the new observation, in [0, 1]; may be assigned at any time.
-        algorithm: ``"auto"``, ``"direct"`` or ``"sort"``, as in ``pairwise_sums``.
+        algorithm: ``"auto"``, ``"direct"``, ``"sort"`` or ``"smooth"``, as in ``pairwise_sums``.
         state_dtype: float32 or float64.
         reduction: ``"mean"`` (a scalar) or ``"none"`` (``[1]``: one value per label).
         initial_state: ``"assign"``: the first observation of an id is taken as it is. ``"zero"``:
