@@ -45,8 +45,7 @@ inline std::tuple<at::Tensor, at::Tensor> ranking_step_cuda_(
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& thresholds,
     const std::optional<at::Tensor>& curvatures, const at::Tensor& gamma, const at::Tensor& scale,
     at::TensorList schedules, double margin, double epsilon, int64_t top_k, int64_t rule,
-    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state,
-    bool mean_reduction) {
+    int64_t options, int64_t surrogate, int64_t algorithm, bool update_state, bool mean_reduction) {
   constexpr const char* kOp = "ranking_step_";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(scores.device());
@@ -73,7 +72,7 @@ inline std::tuple<at::Tensor, at::Tensor> ranking_step_cuda_(
                                        : at::empty({0}, tensor_options);
   at::Tensor values = at::empty({queries}, tensor_options);
   at::Tensor mean = mean_reduction ? at::empty({}, tensor_options) : values;
-  const at::ScalarType state_type = state.has_value()            ? state->scalar_type()
+  const at::ScalarType state_type = state.has_value()         ? state->scalar_type()
                                     : inputs.keeps_thresholds ? thresholds->scalar_type()
                                                               : at::kFloat;
   visit_floating(inputs.type, [&](auto zero) {
