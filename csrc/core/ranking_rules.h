@@ -43,4 +43,11 @@ XRISK_HD OuterTerms top_k_rule(double gap, double alpha, bool published) {
   return {z < 0.0 ? q * r : r, (published ? 1.0 : alpha) * q * r * r};
 }
 
+// d lambda / d h of an item whose part in the curvature is w t / W: at most 1, as where the problem
+// is solved, however small the average s is.
+XRISK_HD double implicit_weight(double part, double curvature, bool published) {
+  const double weight = part / curvature;
+  return weight > 1.0 && !published ? 1.0 : weight;
+}
+
 }  // namespace xrisk

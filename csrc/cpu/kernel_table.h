@@ -165,6 +165,9 @@ struct Kernels {
   void (*soft_sums)(const T* x, const T* weights, int64_t count, double at, double tau1,
                     double sums[3]);
   void (*soft_slopes)(const T* x, int64_t count, double at, double tau1, double factor, T* out);
+  // Positions of x in [low, high), how many, and how many are >= high (cpu/near_inl.h).
+  int64_t (*near_items)(const T* x, int64_t count, T low, T high, int32_t* positions,
+                        int64_t* above);
   ListKernels<T> lists;
   void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
 };

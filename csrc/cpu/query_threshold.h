@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/ranking_rules.h"
 #include "core/topk.h"
@@ -14,11 +15,19 @@
 
 namespace xrisk::cpu {
 
+// The items near the thresholds of all queries, those of a query from its first entry on.
+template <class T>
+struct NearItems {
+  int32_t* positions = nullptr;  // among the items of the query
+  T* slopes = nullptr;           // w t / W, t the slope of sigma((h - lambda) / tau1)
+};
+
 struct QueryThreshold {
   double lambda = -INFINITY;  // before the step; -inf: at most k items, all of them in the top k
   double curvature = 1.0;     // H, then s
   double next = 0.0;          // lambda after the step
   int64_t row = -1;           // of the state; -1: none
+  int64_t near = 0;           // items near lambda
 
   bool cuts() const { return lambda > -INFINITY; }
 };
@@ -45,43 +54,64 @@ double first_threshold(const Items<T>& items, double total, double share, Scratc
   return static_cast<double>(items.scores[order[k]]);
 }
 
+// L' and H at the query's lambda. Only what is near it is looked at closely.
+template <class T>
+SoftDerivatives look_near(const ItemList<T>& list, const SmoothTopK& problem,
+                          QueryThreshold& threshold, const NearItems<T>& near, Scratch& scratch) {
+  const Items<T>& items = list.items;
+  const double reach = soft_reach<T>() * problem.tau1;
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  const T low = std::nextafter(static_cast<T>(threshold.lambda - reach), -kInfinity);
+  const T high = std::nextafter(static_cast<T>(threshold.lambda + reach), kInfinity);
+  int64_t above;
+  const int64_t count = threshold.near =
+      kernels<T>().near_items(items.scores, items.count, low, high, near.positions, &above);
+  T* scores = scratch.allocate<T>(count);
+  T* weights = items.weights == nullptr ? nullptr : scratch.allocate<T>(count);
+  for (int64_t k = 0; k < count; ++k) {
+    scores[k] = items.scores[near.positions[k]];
+    if (weights != nullptr) weights[k] = items.weights[near.positions[k]];
+  }
+  double weight_above = static_cast<double>(above);
+  if (weights != nullptr) {
+    weight_above = 0.0;
+    for (int64_t j = 0; j < items.count; ++j) {
+      if (items.scores[j] >= high) weight_above += static_cast<double>(items.weights[j]);
+    }
+  }
+  double sums[3];
+  kernels<T>().soft_sums(scores, weights, count, threshold.lambda, problem.tau1, sums);
+  kernels<T>().soft_slopes(scores, count, threshold.lambda, problem.tau1,
+                           1.0 / (problem.tau1 * list.weight), near.slopes);
+  for (int64_t k = 0; weights != nullptr && k < count; ++k) near.slopes[k] *= weights[k];
+  return {problem.derivative(threshold.lambda, (sums[0] + weight_above) / list.weight),
+          problem.curvature(sums[1] / list.weight)};
+}
+
 // `row`: of the query's state, checked; -1: the problem is solved instead.
 template <class T, class State>
 QueryThreshold observe_threshold(const TopKTerms<State>& top_k, int64_t row, double num_items,
-                                 const ItemList<T>& list, Scratch& scratch,
-                                 const Executor& executor) {
+                                 const ItemList<T>& list, const NearItems<T>& near,
+                                 Scratch& scratch, const Executor& executor) {
   QueryThreshold result;
   if (!(num_items > static_cast<double>(top_k.k))) return result;
   const Items<T>& items = list.items;
   const SmoothTopK problem{(static_cast<double>(top_k.k) + top_k.epsilon) / num_items, top_k.tau1,
                            top_k.tau2};
-  if (row < 0) {
-    result.lambda = smooth_threshold(items.scores, items.weights, items.count, problem,
-                                     &result.curvature, executor);
-    return result;
-  }
   result.row = row;
-  result.lambda = static_cast<double>(top_k.thresholds[row]);
-  if (is_nan(result.lambda)) {
-    result.lambda = first_threshold(items, list.weight, problem.kappa, scratch);
+  if (row < 0) {
+    result.lambda =
+        smooth_threshold(items.scores, items.weights, items.count, problem, nullptr, executor);
+  } else {
+    result.lambda = static_cast<double>(top_k.thresholds[row]);
+    if (is_nan(result.lambda)) {
+      result.lambda = first_threshold(items, list.weight, problem.kappa, scratch);
+    }
   }
-  const SoftDerivatives here =
-      soft_derivatives(items.scores, items.weights, items.count, problem, result.lambda);
+  const SoftDerivatives here = look_near(list, problem, result, near, scratch);
   result.curvature = here.curvature;
   result.next = result.lambda - top_k.eta0 * here.derivative;
   return result;
-}
-
-// out [items]: d lambda / d h of every item. `capped`: at most 1, as in the solved problem, however
-// small the average s is.
-template <class T>
-void threshold_slopes(const QueryThreshold& threshold, double tau1, const ItemList<T>& list,
-                      bool capped, T* out) {
-  const Items<T>& items = list.items;
-  const double factor = 1.0 / (tau1 * list.weight * threshold.curvature);
-  kernels<T>().soft_slopes(items.scores, items.count, threshold.lambda, tau1, factor, out);
-  for (int64_t j = 0; items.weights != nullptr && j < items.count; ++j) out[j] *= items.weights[j];
-  for (int64_t j = 0; capped && j < items.count; ++j) out[j] = out[j] < T(1) ? out[j] : T(1);
 }
 
 // Collects the steps of the queries that have a row, then takes them all: queries that share a row

@@ -14,16 +14,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "core/moving_average.h"
-#include "core/ranking_rules.h"
-#include "core/rules.h"
 #include "cpu/moving_average.h"
-#include "cpu/query_items.h"
 #include "cpu/query_pairs.h"
-#include "cpu/query_threshold.h"
+#include "cpu/ranking_queries.h"
 
 namespace xrisk::cpu {
 namespace {
@@ -31,37 +27,15 @@ namespace {
 constexpr int64_t kChunkEntries = 8192;
 constexpr int64_t kAloneEntries = 32768;
 
-enum class Fate : uint8_t { kEmpty, kBad, kLive };
-
-struct Query {
-  int64_t begin = 0, length = 0;
-  int64_t first = 0, anchors = 0;  // its anchors among those of all queries
-  Fate fate = Fate::kEmpty;
-  bool alone = false;  // large: not in a chunk
-  bool wide = false;   // squares of its scores leave the range of float
-  double num_items = 0.0;
-  double anchor_share = 0.0;  // times an anchor's weight: its part of the query's value
-  double item_weight = 0.0;
-  double ideal_dcg = 1.0;
-  double log_sum = 0.0;      // listwise: log sum_j w_j exp(h_j)
-  double largest_gap = 0.0;  // of an item over an anchor
-  QueryThreshold threshold;
-};
-
-// Of all anchors. Until they are compacted, those of a chunk begin where its entries do.
-struct AnchorArrays {
-  int32_t* positions = nullptr;  // relative to the query's first entry
-  int64_t* ids = nullptr;
-  double* u = nullptr;           // [A, C]: observed, then blended
-  double* slopes = nullptr;      // over all items
-  double* own_slopes = nullptr;  // over the relevant ones (average precision)
-};
-
 template <class T, class State>
-class Run {
+class Run : private RankingQueries<T, State> {
+  using Base = RankingQueries<T, State>;
+  using Base::call_;
+  using Base::two_classes;
+
  public:
   Run(const RankingStep<T, State>& call, const Executor& executor)
-      : call_(call), executor_(executor), columns_(two_classes() ? 2 : 1) {}
+      : Base(call), executor_(executor), columns_(two_classes() ? 2 : 1) {}
 
   RankingError run() {
     plan();
@@ -89,8 +63,6 @@ class Run {
   }
 
  private:
-  bool two_classes() const { return call_.rule == RankingRule::kAveragePrecision; }
-
   // Chunks of whole queries.
   void plan() {
     const int64_t count = call_.lists.count;
@@ -118,6 +90,8 @@ class Run {
     all_.u = scratch_.allocate<double>(columns_ * entries);
     all_.slopes = scratch_.allocate<double>(entries);
     all_.own_slopes = scratch_.allocate<double>(two_classes() ? entries : 0);
+    const int64_t near = call_.top_k.k > 0 ? entries : 0;
+    near_ = {scratch_.allocate<int32_t>(near), scratch_.allocate<T>(near)};
   }
 
   AnchorArrays anchors_at(int64_t first) const {
@@ -138,71 +112,11 @@ class Run {
     for (int64_t q = starts_[chunk]; q < starts_[chunk + 1]; ++q) {
       Query& query = queries_[q];
       query.first = next;
-      errors_[chunk] = find_anchors(query, q);
+      errors_[chunk] = this->find_anchors(query, q, anchors_at(next));
       if (errors_[chunk].kind != RankingError::kNone) return;
       if (!query.alone) observe(query, anchors_at(next), serial);
       next += query.anchors;
     }
-  }
-
-  double weight_at(int64_t entry) const {
-    return call_.weights == nullptr ? 1.0 : static_cast<double>(call_.weights[entry]);
-  }
-
-  double relevance_at(int64_t entry) const {
-    return visit_relevance(call_.relevance_type, call_.relevance,
-                           [&](const auto* y) { return static_cast<double>(y[entry]); });
-  }
-
-  // `sizes`: [Q], one number, or null where `otherwise` counts.
-  double size_of(int which, const double* sizes, int64_t q, double otherwise) const {
-    return sizes == nullptr ? otherwise : sizes[call_.sizes_per_query[which] ? q : 0];
-  }
-
-  RankingError find_anchors(Query& query, int64_t q) {
-    AnchorArrays anchors = anchors_at(query.first);
-    RankingError error;
-    double weight = 0.0;
-    visit_relevance(call_.relevance_type, call_.relevance, [&](const auto* y) {
-      for_each_relevant(y + query.begin, query.length, [&](int64_t j) {
-        const int64_t entry = query.begin + j;
-        if (call_.mask != nullptr && call_.mask[entry] == 0) return;
-        if (!(weight_at(entry) > 0)) return;
-        if (!two_classes() && !(static_cast<double>(y[entry]) < 1024.0) &&
-            error.kind == RankingError::kNone) {
-          error = {RankingError::kRelevance, entry};
-        }
-        if (call_.state != nullptr) {
-          const int64_t id = anchors.ids[query.anchors] = call_.pair_index[id_position(entry, q)];
-          if ((id < 0 || id >= call_.rows) && error.kind == RankingError::kNone) {
-            error = {RankingError::kPairIndex, entry};
-          }
-          if (two_classes()) anchors.ids[query.anchors] += q * call_.rows;
-        }
-        anchors.positions[query.anchors++] = static_cast<int32_t>(j);
-        weight += weight_at(entry);
-      });
-    });
-    query.anchor_share = weight > 0 ? 1.0 / weight : 0.0;
-    if (query.anchors > 0 && keeps_thresholds()) {
-      const int64_t row = threshold_row(q);
-      if (row < 0 || row >= call_.top_k.rows) return {RankingError::kQueryIndex, q};
-    }
-    return error;
-  }
-
-  bool keeps_thresholds() const {
-    return call_.top_k.k > 0 && call_.top_k.thresholds != nullptr && !call_.has(kSolvedThreshold);
-  }
-
-  int64_t threshold_row(int64_t q) const {
-    if (!keeps_thresholds()) return -1;
-    return call_.top_k.query_index == nullptr ? q : call_.top_k.query_index[q];
-  }
-
-  // The labels of average precision share one list of ids.
-  int64_t id_position(int64_t entry, int64_t q) const {
-    return two_classes() ? entry - call_.lists.begin(q) : entry;
   }
 
   void observe(Query& query, const AnchorArrays& anchors, const Executor& executor) {
@@ -212,15 +126,16 @@ class Run {
     const ItemList<T> list =
         list_items(call_, query.begin, query.length, anchors.positions, query.anchors, scratch);
     if (list.items.count == 0) return;
-    query.num_items = size_of(0, call_.num_items, q, static_cast<double>(list.present));
+    query.num_items = this->size_of(0, call_.num_items, q, static_cast<double>(list.present));
     query.item_weight = list.weight;
     if (call_.rule != RankingRule::kAveragePrecision) {
-      query.anchor_share *= size_of(1, call_.num_relevant, q, static_cast<double>(query.anchors));
+      query.anchor_share *=
+          this->size_of(1, call_.num_relevant, q, static_cast<double>(query.anchors));
     }
     if (call_.rule == RankingRule::kListwise) query.anchor_share /= query.num_items;
     if (call_.rule == RankingRule::kNDCG) {
-      query.ideal_dcg = call_.ideal_dcg == nullptr ? ideal_dcg(query, anchors, scratch)
-                                                   : size_of(2, call_.ideal_dcg, q, 0.0);
+      query.ideal_dcg = call_.ideal_dcg == nullptr ? this->ideal_dcg(query, anchors, scratch)
+                                                   : this->size_of(2, call_.ideal_dcg, q, 0.0);
       if (query.ideal_dcg == 0) return;
     }
     T* anchor_scores = scratch.allocate<T>(query.anchors);
@@ -239,23 +154,10 @@ class Run {
       observe_pairs(query, list, anchor_scores, anchors, scratch, executor);
     }
     if (call_.top_k.k > 0) {
-      query.threshold = observe_threshold(call_.top_k, threshold_row(q), query.num_items, list,
-                                          scratch, executor);
+      const NearItems<T> near{near_.positions + query.begin, near_.slopes + query.begin};
+      query.threshold = observe_threshold(call_.top_k, this->threshold_row(q), query.num_items,
+                                          list, near, scratch, executor);
     }
-  }
-
-  double ideal_dcg(const Query& query, const AnchorArrays& anchors, Scratch& scratch) const {
-    double* gains = scratch.allocate<double>(query.anchors);
-    for (int64_t i = 0; i < query.anchors; ++i) {
-      gains[i] = ndcg_gain(relevance_at(query.begin + anchors.positions[i]));
-    }
-    std::sort(gains, gains + query.anchors, std::greater<double>());
-    const int64_t cut = call_.top_k.k > 0 ? call_.top_k.k : query.anchors;
-    double total = 0.0;
-    for (int64_t i = 0; i < std::min(cut, query.anchors); ++i) {
-      total += gains[i] * rank_discount(i + 1);
-    }
-    return total;
   }
 
   void observe_log_sum(Query& query, const ItemList<T>& list, const T* anchor_scores,
@@ -385,7 +287,7 @@ class Run {
   }
 
   void update_thresholds() {
-    if (!keeps_thresholds()) return;
+    if (!this->keeps_thresholds()) return;
     ThresholdUpdate<State> update(call_.top_k, call_.lists.count, scratch_);
     for (int64_t q = 0; q < call_.lists.count; ++q) {
       if (queries_[q].fate == Fate::kLive) update.add(queries_[q].threshold);
@@ -413,7 +315,7 @@ class Run {
     double* own = scratch.allocate<double>(count);
     double* weights = scratch.allocate<double>(count);
     double* own_weights = scratch.allocate<double>(two_classes() ? count : 0);
-    const double pull = apply_rule(query, q, anchors, own, weights, own_weights);
+    const double pull = this->apply_rule(query, q, anchors, own, weights, own_weights);
     if (gradient == nullptr) return;
 
     const ItemList<T> list =
@@ -434,62 +336,13 @@ class Run {
       T& at = gradient[anchors.positions[i]];
       at = static_cast<T>(static_cast<double>(at) + own[i]);
     }
-    if (pull == 0 || !query.threshold.cuts()) return;
-    T* slopes = scratch.allocate<T>(list.items.count);
-    threshold_slopes(query.threshold, call_.top_k.tau1, list, !call_.has(kPublishedTopK), slopes);
-    for (int64_t j = 0; j < list.items.count; ++j) {
-      T& at = gradient[list.positions == nullptr ? j : list.positions[j]];
-      at = static_cast<T>(static_cast<double>(at) - pull * static_cast<double>(slopes[j]));
+    for (int64_t k = query.begin; pull != 0 && k < query.begin + query.threshold.near; ++k) {
+      const int32_t item = near_.positions[k];
+      T& at = gradient[list.positions == nullptr ? item : list.positions[item]];
+      const double share = implicit_weight(static_cast<double>(near_.slopes[k]),
+                                           query.threshold.curvature, call_.has(kPublishedTopK));
+      at = static_cast<T>(static_cast<double>(at) - pull * share);
     }
-  }
-
-  // The value, and what the gradient is made of; returns sum_i c_i, the pull on the threshold.
-  double apply_rule(const Query& query, int64_t q, const AnchorArrays& anchors, double* own,
-                    double* weights, double* own_weights) const {
-    const double mean = 1.0 / query.item_weight;
-    const bool top_k = call_.top_k.k > 0, published = call_.has(kPublishedTopK);
-    const bool theoretical = top_k && !call_.has(kPracticalTopK);
-    double value = 0.0, pull = 0.0;
-    for (int64_t i = 0; i < query.anchors; ++i) {
-      const int64_t entry = query.begin + anchors.positions[i];
-      double share = query.anchor_share * weight_at(entry);
-      OuterTerms psi{1.0, 0.0};
-      if (top_k) {
-        psi = top_k_rule(static_cast<double>(call_.scores[entry]) - query.threshold.lambda,
-                         call_.top_k.alpha, published);
-      }
-      double f = 0.0;
-      const double factor = call_.gradient_factor;
-      if (call_.rule == RankingRule::kNDCG) {
-        share *= ndcg_gain(relevance_at(entry)) / query.ideal_dcg;
-        const OuterTerms terms = ndcg_rule(anchors.u[i], query.num_items);
-        f = terms.value;
-        weights[i] = factor * share * psi.value * terms.slope * mean;
-        own[i] = -weights[i] * anchors.slopes[i];
-      } else if (call_.rule == RankingRule::kListwise) {
-        share *= relevance_at(entry);
-        f = anchors.u[i] + std::log(query.num_items);
-        const double observed =
-            query.log_sum - std::log(query.item_weight) - static_cast<double>(call_.scores[entry]);
-        weights[i] = factor * share * std::exp(observed - anchors.u[i]);
-        own[i] = -weights[i];
-      } else {
-        const AnchorTerms terms = average_precision_rule(anchors.u[2 * i], anchors.u[2 * i + 1]);
-        f = terms.value;
-        weights[i] = factor * share * psi.value * terms.negative_weight * mean;
-        own_weights[i] = factor * share * psi.value * terms.positive_weight * mean;
-        own[i] =
-            -weights[i] * anchors.slopes[i] - (own_weights[i] - weights[i]) * anchors.own_slopes[i];
-      }
-      value += share * psi.value * f;
-      if (theoretical) {
-        const double c = factor * share * psi.slope * f;
-        own[i] += c;
-        pull += c;
-      }
-    }
-    call_.values[q] = value;
-    return pull;
   }
 
   // w_j exp(h_j) over the sum of all.
@@ -527,7 +380,6 @@ class Run {
     });
   }
 
-  const RankingStep<T, State>& call_;
   const Executor& executor_;
   const int64_t columns_;
   Scratch scratch_;
@@ -537,6 +389,7 @@ class Run {
   int64_t chunks_ = 0, total_ = 0;
   double shift_ = 0.0;
   AnchorArrays all_;
+  NearItems<T> near_;
 };
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "cuda/surrogate_values.h"
 #include "torch/cuda_common.h"
 #include "torch/cuda_contrastive_ops.h"
+#include "torch/cuda_ranking_ops.h"
 #include "torch/cuda_moment_ops.h"
 #include "torch/cuda_topk_ops.h"
 #include "torch/cuda_partial_auc_ops.h"
@@ -350,6 +351,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("contrastive_log_sums_rows", &contrastive_log_sums_rows_cuda);
   m.impl("contrastive_log_sums_gradients", &contrastive_log_sums_gradients_cuda);
   m.impl("contrastive_step_", &contrastive_step_cuda_);
+  m.impl("ranking_step_", &ranking_step_cuda_);
   m.impl("auc_margin_step", &auc_margin_step_cuda);
   m.impl("cross_entropy_step", &cross_entropy_step_cuda);
   m.impl("partial_auc_step_", &partial_auc_step_cuda_);

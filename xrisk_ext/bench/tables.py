@@ -220,6 +220,28 @@ def _partial_auc(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _ndcg(races: list[Race]) -> Table:
+    head = ["step", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "libauc"),
+                _ratio(race, "eager"),
+                _ratio(race, "compiled_eager"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _sort(races: list[Race]) -> Table:
     head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "torch/ours"]
     head += ["numpy values/ours", "numpy argsort/ours"]
@@ -336,6 +358,7 @@ SUMMARIES: dict[str, Summary] = {
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
     "partial_auc": _partial_auc,
+    "ndcg": _ndcg,
     "sort": _sort,
     "metrics": _metrics,
     "libauc": _libauc,

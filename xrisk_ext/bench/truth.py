@@ -20,6 +20,7 @@ from xrisk_ext.testing.cases import (
     PairwiseSumsInputs,
     RetrievalInputs,
 )
+from xrisk_ext.testing.ndcg_cases import NDCGInputs
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
 from xrisk_ext.testing.scaling_cases import ScalingInputs
 from xrisk_ext.testing.selection_cases import SelectionInputs
@@ -213,6 +214,36 @@ def _retrieval(inputs: RetrievalInputs, margin: float) -> Tensor:
     similarities.backward(slopes / len(unit))
     assert embeddings.grad is not None
     return embeddings.grad
+
+
+def ndcg_error(inputs: NDCGInputs, gradient: Tensor | None, theirs: bool = False) -> float:
+    """Of the gradient of one step from fresh state; `theirs`: by LibAUC's rules."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.scores, inputs.relevance), inputs.top_k, theirs)
+    return relative_error(gradient, _once("ndcg", key, lambda: _ndcg(inputs, theirs)))
+
+
+def _ndcg(inputs: NDCGInputs, theirs: bool) -> Tensor:
+    start, queries = (0.0 if theirs else float("nan")), len(inputs.scores)
+    top_k = None
+    if inputs.top_k is not None:
+        lambdas = torch.zeros(4 * queries, dtype=torch.float64)
+        curvatures = torch.full((4 * queries,), start, dtype=torch.float64)
+        epsilon = 0.0 if theirs else 0.5
+        top_k = reference.TopK(inputs.top_k, lambdas, curvatures, epsilon=epsilon, published=theirs)
+    _, gradient = reference.ndcg(
+        inputs.scores,
+        inputs.relevance,
+        inputs.pair_index,
+        inputs.query_index,
+        torch.full((inputs.num_pairs,), start, dtype=torch.float64),
+        0.9,
+        num_items=inputs.num_items,
+        num_relevant=inputs.num_relevant,
+        ideal_dcg=inputs.ideal_dcg,
+        top_k=top_k,
+    )
+    return gradient / queries
 
 
 def sort_error(
