@@ -1,6 +1,7 @@
 """Partial AUC and push losses: the reference, the papers' identities, state, LibAUC, extremes."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -583,7 +584,8 @@ def test_defect_labels_share_one_scalar() -> None:
 def test_defect_top_push_does_not_run() -> None:
     from libauc.losses import perf_at_top
 
-    assert "loss > self.u_pos" in open(perf_at_top.__file__).read()  # before loss is assigned
+    # the first mention of `loss` reads it
+    assert "loss > self.u_pos" in Path(perf_at_top.__file__).read_text()
     value, gradient = top_step(TopPushLoss(), make_top_batch("top_push"))
     assert bool(value.isfinite())
     assert gradient.any()
@@ -606,6 +608,4 @@ def test_the_reference_refuses_what_it_does_not_know() -> None:
         with pytest.raises(ValueError, match="state"):
             function(batch.scores, batch.labels, batch.index, torch.zeros(2, 8))
     with pytest.raises(IndexError, match="index"):
-        reference.partial_auc(
-            batch.scores, batch.labels, batch.index + 8, torch.full((8,), -INF)
-        )
+        reference.partial_auc(batch.scores, batch.labels, batch.index + 8, torch.full((8,), -INF))

@@ -105,6 +105,8 @@ def _topk_threshold_gradient() -> list[Arguments]:
         _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
         inputs.append((scores, roots, torch.ones_like(roots), *rest))
     return inputs
+
+
 def _contrastive_log_sums_rows() -> list[Arguments]:
     q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
     return [
@@ -212,6 +214,8 @@ def _listwise_step() -> list[Arguments]:
         (scores.t(), relevance.t(), None, None, *heat, 7, [5], [-2.0, 2.0], 0, True),
         (scores[:0], relevance[:0], None, None, *heat, 8, [1, 2], [], 1, True),
     ]
+
+
 def _ranking_step_() -> list[Arguments]:
     """needs_gradient, scores, relevance, pair_index, query_index, mask, offsets, item_weights,
     num_items, num_relevant, ideal_dcg, state, thresholds, curvatures, gamma, scale, schedules,
@@ -293,7 +297,8 @@ def _partial_auc_step_() -> list[Arguments]:
         (learnt, ones, index, one.abs(), log, None, None, kl, *part, 0, 4, 1, True, True, False),
         (learnt_many, manys, index.int(), None, wide, None, torch.full((3,), -torch.inf), two_way,
          *part, 1, 1, 0, *always),
-        (learnt, ones, index, None, torch.zeros(1, 6), None, None, [tenth], *part, 2, 1, 2, *always),
+        (learnt, ones, index, None, torch.zeros(1, 6), None, None, [tenth], *part, 2, 1, 2,
+         *always),
         (many, manys, index, many.abs(), torch.zeros(3, 6).double(), torch.ones(3, 6).double(),
          torch.zeros(3).double(), [tenth] * 3, *part, 3, 3, 0, True, False, False),
         (one.half(), ones.bool(), None, None, *none, [], *part, 4, 1, 0, False, True, True),

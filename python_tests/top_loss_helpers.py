@@ -84,9 +84,7 @@ def top_step(loss: TopLoss, batch: Batch, **options: Any) -> tuple[Tensor, Tenso
     return value.detach(), gradient
 
 
-def top_reference(
-    loss: TopLoss, batch: Batch, states: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
+def top_reference(loss: TopLoss, batch: Batch, states: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Value and gradient of `reduction="none"`, in float64; `states` are updated in place."""
     options: dict[str, Any] = {"surrogate": loss.surrogate, "margin": loss.margin}
     options |= {"scale": loss.scale, "item_weights": batch.weights}

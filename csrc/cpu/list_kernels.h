@@ -34,6 +34,8 @@ struct ListKernels {
   // At most a hundred or so anchors a call: their pulls add up in T.
   double (*weighted_pairs)(const WeightedPairs<T>&, int64_t begin, int64_t end, int64_t item_begin,
                            int64_t item_end);
+  // -sum_j softmax(y)_j log softmax(h)_j; out = softmax(h) - softmax(y), `powers` is scratch.
+  double (*cross_entropy)(const T* h, const T* y, int64_t count, T* out, T* powers);
   // Row k: softmax over j of inverse_temperature * ((n - 1 - 2 k) h_j - distance_j), k from 0.
   void (*neural_sort)(const double* scores, const double* distances, double inverse_temperature,
                       const SquareMatrix<T>&);

@@ -17,14 +17,14 @@
 
 namespace xrisk::cpu::XRISK_ISA {
 
-enum class PairWeights { kNone, kItem, kLambda };
+enum class ListWeights { kNone, kItem, kLambda };
 
-template <PairWeights kValue>
-struct PairWeightsConstant {
-  constexpr PairWeights operator()() const { return kValue; }
+template <ListWeights kValue>
+struct ListWeightsConstant {
+  constexpr ListWeights operator()() const { return kValue; }
 };
 
-template <PairWeights kWeights, int kAnchors, class T>
+template <ListWeights kWeights, int kAnchors, class T>
 double pairs_of_anchors(const WeightedPairs<T>& call, int64_t anchor, int64_t begin, int64_t end) {
   using V = Vec<T>;
   constexpr int64_t kFlush = 32 * V::kLanes;  // items whose sums stay in T
@@ -33,7 +33,7 @@ double pairs_of_anchors(const WeightedPairs<T>& call, int64_t anchor, int64_t be
   double value = 0.0, slopes[kAnchors] = {};
   for (int a = 0; a < kAnchors; ++a) {
     x[a] = V(call.scores[anchor + a]);
-    if constexpr (kWeights == PairWeights::kLambda) {
+    if constexpr (kWeights == ListWeights::kLambda) {
       gain[a] = V(call.gains[anchor + a]);
       discount[a] = V(call.discounts[anchor + a]);
     }
@@ -45,19 +45,19 @@ double pairs_of_anchors(const WeightedPairs<T>& call, int64_t anchor, int64_t be
   const auto add = [&](int64_t j, int64_t left, V inside) {
     const V y = load(call.scores + j, left);
     V pull = load(call.pulls + j, left), item_weight, item_gain, item_discount;
-    if constexpr (kWeights == PairWeights::kItem) item_weight = load(call.weights + j, left);
-    if constexpr (kWeights == PairWeights::kLambda) {
+    if constexpr (kWeights == ListWeights::kItem) item_weight = load(call.weights + j, left);
+    if constexpr (kWeights == ListWeights::kLambda) {
       item_gain = load(call.gains + j, left);
       item_discount = load(call.discounts + j, left);
     }
     for (int a = 0; a < kAnchors; ++a) {
       V term, slope;
       phi(y - x[a], term, slope);
-      if constexpr (kWeights == PairWeights::kItem) {
+      if constexpr (kWeights == ListWeights::kItem) {
         term = item_weight * term;
         slope = item_weight * slope;
       }
-      if constexpr (kWeights == PairWeights::kLambda) {
+      if constexpr (kWeights == ListWeights::kLambda) {
         const V w = absolute((gain[a] - item_gain) * (discount[a] - item_discount));
         term = w * term;
         slope = w * slope;
@@ -103,9 +103,75 @@ double weighted_pairs(const WeightedPairs<T>& call, int64_t begin, int64_t end, 
     for (; i < end; ++i) value += pairs_of_anchors<weights(), 1>(call, i, item_begin, item_end);
     return value;
   };
-  if (call.gains != nullptr) return run(PairWeightsConstant<PairWeights::kLambda>{});
-  if (call.weights != nullptr) return run(PairWeightsConstant<PairWeights::kItem>{});
-  return run(PairWeightsConstant<PairWeights::kNone>{});
+  if (call.gains != nullptr) return run(ListWeightsConstant<ListWeights::kLambda>{});
+  if (call.weights != nullptr) return run(ListWeightsConstant<ListWeights::kItem>{});
+  return run(ListWeightsConstant<ListWeights::kNone>{});
+}
+
+template <class T>
+XRISK_HD T largest_of(const T* x, int64_t count) {
+  using V = Vec<T>;
+  V largest(x[0]);
+  for (int64_t j = 0; j < count; j += V::kLanes) {
+    const int64_t left = count - j;
+    const V y = left >= V::kLanes ? V::load(x + j) : V::load_partial(x + j, left, x[0]);
+    largest = select(greater(y, largest), y, largest);
+  }
+  T lanes[V::kLanes], top = x[0];
+  largest.store(lanes);
+  for (T lane : lanes) top = lane > top ? lane : top;
+  return top;
+}
+
+template <class T>
+double cross_entropy(const T* h, const T* y, int64_t count, T* out, T* powers) {
+  using V = Vec<T>;
+  constexpr int64_t kFlush = 32 * V::kLanes;  // terms whose sums stay in T
+  constexpr T kNone = T(-1e4);                // a power of zero
+  const V top(largest_of(h, count)), y_top(largest_of(y, count));
+  double total = 0.0, y_total = 0.0, gap = 0.0;  // gap: sum of powers of y times (top - h)
+  for (int64_t block = 0; block < count; block += kFlush) {
+    const int64_t stop = block + kFlush < count ? block + kFlush : count;
+    V sum_v(T(0)), y_sum_v(T(0)), gap_v(T(0));
+    for (int64_t j = block; j < stop; j += V::kLanes) {
+      const int64_t left = count - j;
+      const bool whole = left >= V::kLanes;
+      const V d = whole ? V::load(h + j) - top : V::load_partial(h + j, left, h[0]) - top;
+      V e = exponential(d);
+      V y_d = whole ? V::load(y + j) - y_top : V::load_partial(y + j, left, y[0]) - y_top;
+      if (!whole) {  // the lanes past the end repeat an item and weigh nothing
+        T inside[V::kLanes];
+        for (int k = 0; k < V::kLanes; ++k) inside[k] = k < left ? T(0) : kNone;
+        y_d = y_d + V::load(inside);
+        e = select(greater(V::load(inside), V(kNone / T(2))), e, V(T(0)));
+      }
+      const V w = exponential(y_d);
+      sum_v = sum_v + e;
+      y_sum_v = y_sum_v + w;
+      gap_v = gap_v - w * d;
+      if (whole) {
+        e.store(out + j);
+        w.store(powers + j);
+      } else {
+        e.store_partial(out + j, left);
+        w.store_partial(powers + j, left);
+      }
+    }
+    total += static_cast<double>(sum(sum_v));
+    y_total += static_cast<double>(sum(y_sum_v));
+    gap += static_cast<double>(sum(gap_v));
+  }
+  const V share(static_cast<T>(1.0 / total)), y_share(static_cast<T>(1.0 / y_total));
+  for (int64_t j = 0; j < count; j += V::kLanes) {
+    const int64_t left = count - j;
+    if (left >= V::kLanes) {
+      (V::load(out + j) * share - V::load(powers + j) * y_share).store(out + j);
+    } else {
+      const V e = V::load_partial(out + j, left, T(0)), w = V::load_partial(powers + j, left, T(0));
+      (e * share - w * y_share).store_partial(out + j, left);
+    }
+  }
+  return std::log(total) + gap / y_total;
 }
 
 template <class T>
@@ -215,7 +281,7 @@ void softmax_gradient(const SquareMatrix<T>& p, int64_t depth, const T* left, co
 
 template <class T>
 XRISK_HD constexpr ListKernels<T> make_list_kernels() {
-  return {weighted_pairs<T>, neural_sort<T>, dot_and_add<T>, softmax_gradient<T>};
+  return {weighted_pairs<T>, cross_entropy<T>, neural_sort<T>, dot_and_add<T>, softmax_gradient<T>};
 }
 
 }  // namespace xrisk::cpu::XRISK_ISA

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/flush_denormals.h"
 #include "cpu/kernel_table.h"
 #include "cpu/listwise_step.h"
 
@@ -186,6 +187,7 @@ class NeuralList {
 
 template <class T>
 ListResult neural_list(const ListwiseStep<T>& call, const RankedList<T>& list) {
+  const FlushDenormals flush;
   return NeuralList<T>(call, list).run();
 }
 

@@ -23,33 +23,12 @@ bool has_two_levels(const RankedList<T>& list) {
 }
 
 template <class T>
-double largest_of(const T* x, int64_t count) {
-  return static_cast<double>(*std::max_element(x, x + count));
-}
-
-template <class T>
 double list_net(const RankedList<T>& list) {
   Scratch scratch;
-  const int64_t n = list.count;
-  const auto softmax = [&](const T* x, double top, double& log_sum) {
-    double* p = scratch.allocate<double>(n);
-    kernels<T>().scaled_exponentials(x, n, 1.0, top, 1.0, p);
-    double total = 0.0;
-    for (int64_t j = 0; j < n; ++j) total += p[j];
-    for (int64_t j = 0; j < n; ++j) p[j] /= total;
-    log_sum = std::log(total);
-    return p;
-  };
-  const double top = largest_of(list.scores, n);
-  double log_sum, ignored;
-  const double* p = softmax(list.scores, top, log_sum);
-  const double* target = softmax(list.relevance, largest_of(list.relevance, n), ignored);
-  double value = 0.0;
-  for (int64_t j = 0; j < n; ++j) {
-    value += target[j] * (log_sum + top - static_cast<double>(list.scores[j]));
-    if (list.gradient != nullptr) list.gradient[j] = static_cast<T>(p[j] - target[j]);
-  }
-  return value;
+  T* powers = list.gradient == nullptr ? scratch.allocate<T>(list.count) : list.gradient;
+  T* of_relevance = scratch.allocate<T>(list.count);
+  return kernels<T>().lists.cross_entropy(list.scores, list.relevance, list.count, powers,
+                                          of_relevance);
 }
 
 // With m_k the largest of h_(l), l >= k, and s_k their sum of exp(h_(l) - m_k), which is at least
@@ -72,22 +51,16 @@ double list_mle(const RankedList<T>& list) {
     value -= powers[k];
   }
   kernels<double>().scaled_exponentials(powers, n, 1.0, 0.0, 1.0, powers);
-  // Logarithms of products, some hundred factors in [1/2, 1) at a time.
-  constexpr double kLn2 = 0.69314718055994530942;
-  double tail = 0.0, product = 1.0;
-  int64_t exponents = 0;
-  int exponent;
+  double tail = 0.0, product = 1.0;  // of 32 factors in [1, 2^31], for one logarithm
   for (int64_t k = n - 1; k >= 0; --k) {
     tail = tail * factors[k] + powers[k];
     tails[k] = tail;
-    product *= std::frexp(tail, &exponent);
-    exponents += exponent;
-    if (k % 512 == 0) {
-      product = std::frexp(product, &exponent);
-      exponents += exponent;
+    product *= tail;
+    if (k % 32 == 0) {
+      value += std::log(product);
+      product = 1.0;
     }
   }
-  value += std::log(product) + static_cast<double>(exponents) * kLn2;
   double head = 0.0;
   for (int64_t k = 0; list.gradient != nullptr && k < n; ++k) {
     head = (k == 0 ? 0.0 : head * factors[k - 1]) + 1.0 / tails[k];

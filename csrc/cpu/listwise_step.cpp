@@ -96,7 +96,11 @@ ListResult solve_list(const ListwiseStep<T>& call, int64_t q, const Executor& ex
   T* gradient = call.gradient == nullptr ? nullptr : call.gradient + first;
   if (gradient != nullptr) std::fill(gradient, gradient + length, T(0));
   int64_t count = 0;
-  for (int64_t k = 0; k < length; ++k) count += takes_part(k);
+  if (mask == nullptr && weights == nullptr) {  // apart, so that the compiler can vectorise it
+    for (int64_t k = 0; k < length; ++k) count += !pads | (relevance[k] >= T(0));
+  } else {
+    for (int64_t k = 0; k < length; ++k) count += takes_part(k);
+  }
   if (count == 0) return {0.0, 0.0};
 
   Scratch scratch;
@@ -150,6 +154,27 @@ double cost_of(const ListOptions& options, int64_t length) {
   }
 }
 
+// Graded relevance has few levels: one counting pass sorts it. False if these are no such levels.
+template <class T>
+bool count_levels(const T* values, int64_t count, int32_t* places) {
+  constexpr int kLevels = 32;
+  int32_t next[kLevels + 1] = {};  // of level l at kLevels - 1 - l, one up
+  bool good = true;
+  for (int64_t k = 0; k < count; ++k) good &= values[k] >= T(0) && values[k] < T(kLevels);
+  if (!good) return false;
+  for (int64_t k = 0; k < count; ++k) {
+    const int level = static_cast<int>(values[k]);
+    good &= values[k] == static_cast<T>(level);
+    ++next[kLevels - level];
+  }
+  if (!good) return false;
+  for (int l = 0; l < kLevels; ++l) next[l + 1] += next[l];
+  for (int64_t k = 0; k < count; ++k) {
+    places[next[kLevels - 1 - static_cast<int>(values[k])]++] = static_cast<int32_t>(k);
+  }
+  return true;
+}
+
 }  // namespace
 
 template <class T>
@@ -196,13 +221,14 @@ void listwise_step(const ListwiseStep<T>& call, const Executor& executor) {
 template <class T>
 const int32_t* descending_places(const T* values, int64_t count, Scratch& scratch,
                                  const Executor& executor) {
+  int32_t* places = scratch.allocate<int32_t>(count);
+  if (count_levels(values, count, places)) return places;
   using Key = decltype(sort_key(T{}));
   auto* records = scratch.allocate<SortRecord<Key>>(count);
   for (int64_t k = 0; k < count; ++k) {  // adding 0 turns -0 into +0, which are ties
     records[k] = {static_cast<Key>(~sort_key(values[k] + T(0))), static_cast<uint32_t>(k)};
   }
   const auto* sorted = radix_sort(records, count, scratch, executor);
-  int32_t* places = scratch.allocate<int32_t>(count);
   for (int64_t k = 0; k < count; ++k) places[k] = static_cast<int32_t>(sorted[k].payload);
   return places;
 }

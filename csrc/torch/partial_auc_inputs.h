@@ -77,6 +77,8 @@ inline PartialInputs check_partial_step(
   const bool two_way_cvar = inputs.rule == PartialRule::kTwoWayCVaR;
   const bool with_outer = two_way_cvar || inputs.rule == PartialRule::kTwoWayKL;
   const bool known = state.has_value();
+  const bool keeps = inputs.rule != PartialRule::kExact && inputs.rule != PartialRule::kTopPush;
+  TORCH_CHECK_VALUE(keeps || !known, op, ": expected no state, which this rule does not keep");
   TORCH_CHECK_VALUE(dual.has_value() == (known && two_way_cvar), op,
                     ": expected dual where a two-way CVaR has state, and nowhere else");
   TORCH_CHECK_VALUE(outer.has_value() == (known && with_outer), op,

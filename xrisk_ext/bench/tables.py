@@ -12,7 +12,15 @@ Table = tuple[list[str], list[list[str]]]  # head and rows
 Summary = Callable[[list[Race]], Table]
 LAUNCHES = ("launches", "copies", "syncs")  # of one call, on CUDA
 # in the README
-PUBLISHED = ("average_precision", "moving_average", "sort", "metrics", "scaling", "libauc")
+PUBLISHED = (
+    "average_precision",
+    "moving_average",
+    "sort",
+    "metrics",
+    "scaling",
+    "selection",
+    "libauc",
+)
 
 
 def render(record: dict[str, Any]) -> str:
@@ -190,6 +198,28 @@ def _retrieval(races: list[Race]) -> Table:
     return head, rows
 
 
+def _partial_auc(races: list[Race]) -> Table:
+    head = ["rule and batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "libauc"),
+                _ratio(race.get("under_o"), "libauc"),
+                _ratio(race, "eager"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _sort(races: list[Race]) -> Table:
     head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "torch/ours"]
     head += ["numpy values/ours", "numpy argsort/ours"]
@@ -233,6 +263,32 @@ def _metrics(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _selection(races: list[Race]) -> Table:
+    head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "kthvalue/ours"]
+    head += ["NumPy partition/ours", "topk/ours", "sort/ours", "smooth ms", "smooth/ours"]
+    head += ["smooth error"]
+    rows = []
+    for race in races:
+        ours, smooth = race["contestants"]["ours"], race["contestants"].get("ours_smooth")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['size']:.2f}",
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "kthvalue"),
+                _ratio(race, "numpy_partition"),
+                _ratio(race, "topk"),
+                _ratio(race, "sort"),
+                _median_ms(race, "ours_smooth"),
+                _ratio(race, "ours_smooth"),
+                _error(smooth["error"]) if smooth else "-",
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _libauc(races: list[Race]) -> Table:
     head = ["loss", "ours ms", "error", "LibAUC error", "LibAUC/ours", "LibAUC -O/ours"]
     head += ["ours MB", "LibAUC MB"]
@@ -260,10 +316,12 @@ SUMMARIES: dict[str, Summary] = {
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "partial_auc": _partial_auc,
     "sort": _sort,
     "metrics": _metrics,
     "libauc": _libauc,
     "scaling": _scaling,
+    "selection": _selection,
 }
 
 

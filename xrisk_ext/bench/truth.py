@@ -22,6 +22,7 @@ from xrisk_ext.testing.cases import (
 )
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
 from xrisk_ext.testing.scaling_cases import ScalingInputs
+from xrisk_ext.testing.selection_cases import SelectionInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
@@ -232,6 +233,30 @@ def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sort(scores.double(), descending=True, stable=True)
 
 
+def selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the (k+1)-th largest of every row, which PyTorch selects: nothing is rounded."""
+    scores, k = on_cpu(inputs)
+    truth = _once(
+        "selection",
+        (_content(scores), k),
+        lambda: torch.kthvalue(scores, scores.shape[1] - k).values.double(),
+    )
+    return relative_error(found, truth)
+
+
+def smooth_selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the smoothed threshold with the op's defaults: how far Newton's method would still go."""
+    scores, k = on_cpu(inputs)
+    n, at = scores.shape[1], found.cpu().double()
+    epsilon, tau1, tau2 = 0.5, 0.01, 1e-4
+    steps = []
+    for row, t in zip(scores, at, strict=True):
+        above = torch.sigmoid((row.double() - t) / tau1)
+        curvature = tau2 + (above * (1 - above)).mean() / tau1
+        steps.append(((k + epsilon) / n + tau2 * t - above.mean()) / curvature)
+    return relative_error(at - torch.stack(steps), at)
+
+
 def metric_error(inputs: MetricInputs, value: Tensor) -> float:
     """Of the metric's value."""
     inputs = on_cpu(inputs)
@@ -299,6 +324,13 @@ def on_cpu(inputs: Inputs) -> Inputs:
 
 def _content(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
+
+
+def once_for(
+    kind: str, tensors: tuple[Tensor, ...], others: Any, compute: Callable[[], Any]
+) -> Any:
+    """The truth for these inputs, computed once for the contestants of a race."""
+    return _once(kind, (_content(*tensors), others), compute)
 
 
 def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:

@@ -98,7 +98,8 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     taken = images.view(count, SIDE, SIDE)
     taken = taken.gather(1, down.clamp(0, SIDE - 1).unsqueeze(2).expand(-1, -1, SIDE))
     taken = taken.gather(2, right.clamp(0, SIDE - 1).unsqueeze(1).expand(-1, SIDE, -1))
-    inside = ((down >= 0) & (down < SIDE)).unsqueeze(2) & ((right >= 0) & (right < SIDE)).unsqueeze(1)
+    rows_inside, columns_inside = (down >= 0) & (down < SIDE), (right >= 0) & (right < SIDE)
+    inside = rows_inside.unsqueeze(2) & columns_inside.unsqueeze(1)
     erased_rows = (rows >= patch[0]) & (rows <= patch[0] + 1)
     erased_columns = (rows >= patch[1]) & (rows <= patch[1] + 1)
     kept = inside & ~(erased_rows.unsqueeze(2) & erased_columns.unsqueeze(1))
@@ -156,9 +157,8 @@ def train(method: str, images: Images, plan: Plan, temperature: float, seed: int
 
 def probe(encoder: Encoder, images: Images) -> Run:
     with torch.no_grad():
-        train, validation, test = (
-            encoder.features(part).numpy() for part in (images.train, images.validation, images.test)
-        )
+        parts = (images.train, images.validation, images.test)
+        train, validation, test = (encoder.features(part).numpy() for part in parts)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     classifier.fit(train[:LABELLED], images.train_labels[:LABELLED])
     return Run(

@@ -15,6 +15,7 @@ from xrisk_ext.losses.learning_to_rank import (
     RankNetLoss,
 )
 from xrisk_ext.losses.listwise import ListwiseCrossEntropyLoss
+from xrisk_ext.losses.multi_instance import MultiInstancePooling
 from xrisk_ext.losses.ndcg import NDCGLoss
 from xrisk_ext.losses.partial_auc import PartialAUCLoss, TwoWayPartialAUCLoss
 from xrisk_ext.losses.push import PNormPushLoss, TopPushLoss
@@ -36,6 +37,7 @@ __all__ = [
     "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
     "MinMaxAUCLoss",
+    "MultiInstancePooling",
     "NDCGLoss",
     "NeuralNDCGLoss",
     "PNormPushLoss",

@@ -25,6 +25,7 @@ SCHEDULES: dict[str, _Range] = {
     "scale": _POSITIVE,
     "kl_weight": _TEMPERATURE,
     "positive_kl_weight": _TEMPERATURE,
+    "temperature": _TEMPERATURE,
     "eta": _STEP,
     "dual_eta": _STEP,
     "outer_eta": _STEP,

@@ -21,8 +21,8 @@ def _check_mode(mode: str, name: str) -> None:
 class PartialAUCLoss(TopLoss):
     r"""Maximises the area under the ROC curve over false-positive rates in [0, max_fpr].
 
-    With :math:`\phi_{ij} = \phi(h_j - h_i)` the loss of a positive i and a negative j, :math:`\lambda`
-    the ``kl_weight`` and :math:`\beta` the ``max_fpr``, the three modes minimise
+    With :math:`\phi_{ij} = \phi(h_j - h_i)` the loss of a positive i and a negative j,
+    :math:`\lambda` the ``kl_weight`` and :math:`\beta` the ``max_fpr``, the three modes minimise
 
     .. math::
         \text{kl:}\quad & \mathrm{mean}_i \, \lambda \log \mathrm{mean}_j \, e^{\phi_{ij} / \lambda}

@@ -14,7 +14,8 @@ from .global_contrastive import Individual, bimodal_global_contrastive, global_c
 from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
 from .moving_average import moving_average_update_
-from .ndcg import TopK, ndcg
+from .multi_instance import attention_pooling, softmax_pooling
+from .ndcg import ndcg
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
 from .partial_auc import partial_auc, two_way_partial_auc
@@ -24,10 +25,11 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 from .topk import topk_threshold, topk_threshold_step
 
 __all__ = [
-    "Individual",
     "SURROGATES",
+    "Individual",
     "TopK",
     "approx_ndcg",
+    "attention_pooling",
     "auc_margin",
     "average_precision",
     "average_precision_at_k",
@@ -53,6 +55,7 @@ __all__ = [
     "rank_net",
     "recall_at_k",
     "smooth_ap",
+    "softmax_pooling",
     "surrogate",
     "surrogate_slope",
     "top_push",

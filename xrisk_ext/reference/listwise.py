@@ -54,7 +54,8 @@ def lambda_rank(
 ) -> tuple[Tensor, Tensor]:
     """Sum over the pairs y_i > y_j, both among the top_k ranks of the scores, of
     ``W_ij log2(1 + exp(-(h_i - h_j) / temperature))``, with the constant weight
-    ``W_ij = |G_i - G_j| |1 / D_i - 1 / D_j|``, ``G = (2^y - 1) / maxDCG@k``, ``D = log2(1 + rank)``.
+    ``W_ij = |G_i - G_j| |1 / D_i - 1 / D_j|``, ``G = (2^y - 1) / maxDCG@k``,
+    ``D = log2(1 + rank)``.
     """
 
     def loss(h: Tensor, y: Tensor, _: Tensor) -> Tensor | None:
@@ -113,7 +114,9 @@ def approx_ndcg(
     *,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """``-sum_i G_i / log2(1 + r_i)``, ``r_i = 1 + sum_{j != i} sigma((h_j - h_i) / temperature)``."""
+    """``-sum_i G_i / log2(1 + r_i)`` with soft ranks,
+    ``r_i = 1 + sum_{j != i} sigma((h_j - h_i) / temperature)``.
+    """
 
     def loss(h: Tensor, y: Tensor, _: Tensor) -> Tensor | None:
         if len(h) == 0 or not bool((y > 0).any()):
@@ -171,14 +174,14 @@ def descending_ranks(h: Tensor) -> Tensor:
 
 
 def normalized_gains(y: Tensor, k: int) -> Tensor:
-    """``(2^y - 1) / maxDCG@k``: both divided by 2^max(y), so that no power overflows; 0 where
-    nothing is relevant.
+    """``(2^y - 1) / maxDCG@k``; both divided by 2^max(y) if that is large. 0 where nothing is
+    relevant.
     """
-    top = y.max().clamp(min=0.0)
-    gains = torch.where(top > 30, torch.exp2(y - top), torch.exp2(y.clamp(max=30.0)))
-    gains = torch.where(
-        top > 30, gains - torch.exp2(-top), torch.expm1(y * torch.log(y.new_tensor(2.0)))
-    )
+    top = y.max()
+    if float(top) > 30.0:
+        gains = torch.exp2(y - top) - torch.exp2(-top)
+    else:
+        gains = torch.expm1(y * torch.log(y.new_tensor(2.0)))
     ideal = torch.sort(gains, descending=True).values[:k]
     position = torch.arange(1, len(ideal) + 1, dtype=y.dtype, device=y.device)
     best = (ideal / torch.log2(1.0 + position)).sum()

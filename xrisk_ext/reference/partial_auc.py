@@ -36,7 +36,8 @@ def partial_auc(
                  value = sum_i a_i lambda log u_i;   pair weight a_i c_j exp(phi_ij / lambda) / u_i
         "cvar"   p_ij  = 1[phi_ij > s_i], with s before this step
                  value = sum_i a_i (s_i + sum_j c_j (phi_ij - s_i)_+ / max_fpr)
-                 pair weight a_i c_j p_ij / max_fpr;   s_i <- s_i - eta (1 - sum_j c_j p_ij / max_fpr)
+                 pair weight a_i c_j p_ij / max_fpr
+                 s_i   <- s_i - eta (1 - sum_j c_j p_ij / max_fpr)
         "exact"  the c_j of the highest negatives, max_fpr of their total weight, and no others
 
     One label: scores, labels [B]; state [N]: log u ("kl") or s ("cvar"); value []. L labels:

@@ -34,8 +34,9 @@ def smooth_ap(
     item_weights: Tensor | None = None,
     temperature: float = 0.01,
 ) -> tuple[Tensor, Tensor]:
-    """``1 - mean_i r+_i / r_i`` over the positives, ``r_i = 1 + sum_{j != i} sigma((h_j - h_i) / T)``
-    over all items and ``r+_i`` the same over the positives.
+    """``1 - mean_i r+_i / r_i`` over the positives, with
+    ``r_i = 1 + sum_{j != i} sigma((h_j - h_i) / T)`` over all items and ``r+_i`` the same over the
+    positives.
 
     With weights, w copies of an item hold the rank 1 + (w - 1) / 2 among themselves:
     ``r_i = 1/2 + sum_j w_j sigma``.

@@ -4,6 +4,7 @@ Paper: Qiu et al., Large-scale stochastic optimization of NDCG surrogates (K-SON
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def topk_threshold(
     h = scores.double()
     if offsets is not None:
         bounds = offsets.tolist()
-        rows = [h[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        rows = [h[a:b] for a, b in pairwise(bounds)]
     else:
         rows = list(h.reshape(-1, h.shape[-1]).unbind())
     thresholds = []
