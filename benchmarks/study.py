@@ -8,6 +8,7 @@ core with the defaults; ``--quick`` takes seconds and shows that it runs.
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import time
@@ -192,6 +193,13 @@ def _restored(task: data.Task, recorded: dict[str, Any]) -> report.TaskResult:
     return report.TaskResult(task, [], outcomes)
 
 
+def _as_text(record: dict[str, Any]) -> str:
+    """JSON with the numbers of a list on one line."""
+    text = json.dumps(record, indent=1)
+    lists = re.compile(r"\[[^\[\]{}]*\]")
+    return lists.sub(lambda found: " ".join(found[0].split()), text) + "\n"
+
+
 def run(seeds: int, quick: bool, path: Path | None) -> list[report.TaskResult]:
     """All tasks; those that `path` records for this plan already are taken from there."""
     plan = training.make_plan(seeds, quick)
@@ -215,7 +223,7 @@ def run(seeds: int, quick: bool, path: Path | None) -> list[report.TaskResult]:
             record["tasks"][task.name] = _recorded(report.TaskResult(task, splits, outcomes))
             record["seconds"] += round(time.perf_counter() - start)
             if path is not None:
-                path.write_text(json.dumps(record, indent=1) + "\n")
+                path.write_text(_as_text(record))
         results.append(_restored(task, record["tasks"][task.name]))
     return results
 
