@@ -11,6 +11,7 @@
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_listwise_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 #include "torch/state_inputs.h"
@@ -312,6 +313,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("surrogate_values", &surrogate_values_cuda);
   m.impl("moving_average_update_", &moving_average_update_cuda_);
   m.impl("score_step_", &score_step_cuda_);
+  m.impl("listwise_step", &listwise_step_cuda);
 }
 
 }  // namespace xrisk

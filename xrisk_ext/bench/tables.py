@@ -159,7 +159,7 @@ def _pairwise_sums(races: list[Race]) -> Table:
 
 def _retrieval(races: list[Race]) -> Table:
     peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
-    head = ["batch", "ours ms", "error", *(f"{name}/ours" for name in peers)]
+    head = ["case", "ours ms", "error", *(f"{name}/ours" for name in peers)]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
@@ -217,6 +217,7 @@ SUMMARIES: dict[str, Summary] = {
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "listwise": _retrieval,
     "sort": _sort,
     "metrics": _metrics,
 }

@@ -20,6 +20,7 @@ from xrisk_ext.testing.cases import (
     PairwiseSumsInputs,
     RetrievalInputs,
 )
+from xrisk_ext.testing.listwise_cases import ListwiseInputs
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
@@ -186,6 +187,20 @@ def _retrieval(inputs: RetrievalInputs, margin: float) -> Tensor:
     similarities.backward(slopes / len(unit))
     assert embeddings.grad is not None
     return embeddings.grad
+
+
+def listwise_error(inputs: ListwiseInputs, gradient: Tensor | None) -> float:
+    """Of the scores' gradient of the mean over the lists."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.scores, inputs.relevance), inputs.loss)
+    return relative_error(gradient, _once("listwise", key, lambda: _listwise(inputs)))
+
+
+def _listwise(inputs: ListwiseInputs) -> Tensor:
+    options = {"k": (1, 2, 4, 8, 16)} if inputs.loss == "recall_at_k" else {}
+    compute = getattr(reference, inputs.loss)
+    gradient: Tensor = compute(inputs.scores, inputs.relevance, **options)[1]
+    return gradient / len(gradient)  # every list has items, and relevant ones
 
 
 def sort_error(

@@ -18,6 +18,7 @@ from torch import Tensor
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.listwise_cases import LISTS
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scores import SCORES
 
@@ -317,6 +318,7 @@ CASES: list[Case] = [
     *MOVING_AVERAGE,
     *PAIRWISE_SUMS,
     *RETRIEVAL,
+    *LISTS,
     *SORTS,
     *METRICS,
 ]
