@@ -18,6 +18,7 @@
 #include "torch/cuda_moment_ops.h"
 #include "torch/cuda_topk_ops.h"
 #include "torch/cuda_partial_auc_ops.h"
+#include "torch/cuda_listwise_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 #include "torch/state_inputs.h"
@@ -355,6 +356,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("auc_margin_step", &auc_margin_step_cuda);
   m.impl("cross_entropy_step", &cross_entropy_step_cuda);
   m.impl("partial_auc_step_", &partial_auc_step_cuda_);
+  m.impl("listwise_step", &listwise_step_cuda);
 }
 
 }  // namespace xrisk

@@ -189,7 +189,7 @@ def _scaling(races: list[Race]) -> Table:
 
 def _retrieval(races: list[Race]) -> Table:
     peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
-    head = ["batch", "ours ms", "error", *(f"{name}/ours" for name in peers)]
+    head = ["case", "ours ms", "error", *(f"{name}/ours" for name in peers)]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
@@ -359,6 +359,7 @@ SUMMARIES: dict[str, Summary] = {
     "retrieval_average_precision": _retrieval,
     "partial_auc": _partial_auc,
     "ndcg": _ndcg,
+    "listwise": _retrieval,
     "sort": _sort,
     "metrics": _metrics,
     "libauc": _libauc,

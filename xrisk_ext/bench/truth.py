@@ -21,6 +21,7 @@ from xrisk_ext.testing.cases import (
     RetrievalInputs,
 )
 from xrisk_ext.testing.ndcg_cases import NDCGInputs
+from xrisk_ext.testing.listwise_cases import ListwiseInputs
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
 from xrisk_ext.testing.scaling_cases import ScalingInputs
 from xrisk_ext.testing.selection_cases import SelectionInputs
@@ -244,6 +245,18 @@ def _ndcg(inputs: NDCGInputs, theirs: bool) -> Tensor:
         top_k=top_k,
     )
     return gradient / queries
+def listwise_error(inputs: ListwiseInputs, gradient: Tensor | None) -> float:
+    """Of the scores' gradient of the mean over the lists."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.scores, inputs.relevance), inputs.loss)
+    return relative_error(gradient, _once("listwise", key, lambda: _listwise(inputs)))
+
+
+def _listwise(inputs: ListwiseInputs) -> Tensor:
+    options = {"k": (1, 2, 4, 8, 16)} if inputs.loss == "recall_at_k" else {}
+    compute = getattr(reference, inputs.loss)
+    gradient: Tensor = compute(inputs.scores, inputs.relevance, **options)[1]
+    return gradient / len(gradient)  # every list has items, and relevant ones
 
 
 def sort_error(

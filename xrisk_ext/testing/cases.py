@@ -22,6 +22,7 @@ from xrisk_ext.testing.contrastive_cases import CONTRASTIVE
 from xrisk_ext.testing.ndcg_cases import NDCG
 from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.partial_auc_cases import PARTIAL_AUC
+from xrisk_ext.testing.listwise_cases import LISTS
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
@@ -324,6 +325,7 @@ CASES: list[Case] = [
     *PAIRWISE_SUMS,
     *RETRIEVAL,
     *PARTIAL_AUC,
+    *LISTS,
     *SORTS,
     *METRICS,
     *CONTRASTIVE,
