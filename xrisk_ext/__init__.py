@@ -5,7 +5,7 @@ from xrisk_ext._version import __version__
 
 _C = load_extension()
 
-from xrisk_ext import losses, metrics, ops, reference  # noqa: E402
+from xrisk_ext import distributed, losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
     MeanAveragePrecisionLoss,
@@ -19,6 +19,7 @@ __all__ = [
     "MovingAverage",
     "PairwiseAUCLoss",
     "__version__",
+    "distributed",
     "losses",
     "metrics",
     "ops",
