@@ -87,6 +87,26 @@ def _moving_average_update_() -> list[Arguments]:
     ]
 
 
+def _contrastive_log_sums_rows() -> list[Arguments]:
+    q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
+    return [
+        (q, k, _scalar(0.5), None),
+        (q.float(), k.float(), _scalar(0.5), exclude),
+        (q.half(), k.bfloat16(), randn(4).abs() + 0.1, exclude[:, None].int()),
+        (q[:0], k, _scalar(0.5), None),
+    ]
+
+
+def _contrastive_log_sums_gradients() -> list[Arguments]:
+    q, k, row = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.ones(4, dtype=torch.float64)
+    return [
+        (q, k, _scalar(0.5), None, row, row, row, True, True),
+        (q.float(), k.float(), _scalar(0.5), None, row.float(), row, row, True, False),
+        (q.half(), k.half(), row.float(), torch.zeros(4, 2).long(), row, row, row, False, True),
+        (q, k[:0], _scalar(0.5), None, row, row, row, True, True),
+    ]
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.
@@ -160,6 +180,8 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_log_sums_columns": _pairwise_log_sums_columns,
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
+    "contrastive_log_sums_rows": _contrastive_log_sums_rows,
+    "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
     "score_step_": _score_step_,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,

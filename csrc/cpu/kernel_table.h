@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/params.h"
+#include "cpu/tile_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -127,6 +128,8 @@ struct KernelTable {
   bool (*blend_fd)(const StateBlock<float, double>&);
   bool (*blend_df)(const StateBlock<double, float>&);
   bool (*blend_dd)(const StateBlock<double, double>&);
+  TileKernels<float> tiles_single;
+  TileKernels<double> tiles_twice;
 
   bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
   bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }
@@ -157,6 +160,15 @@ const Kernels<T>& kernels() {
     return kernel_table().single;
   } else {
     return kernel_table().twice;
+  }
+}
+
+template <class T>
+const TileKernels<T>& tile_kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_table().tiles_single;
+  } else {
+    return kernel_table().tiles_twice;
   }
 }
 

@@ -5,6 +5,7 @@
 #include "cpu/direct_inl.h"
 #include "cpu/interval_inl.h"
 #include "cpu/sums_inl.h"
+#include "cpu/tile_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {
 
@@ -15,6 +16,11 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
           largest_magnitude<T>,  surrogate<T>};
 }
 
+template <class T>
+XRISK_HD constexpr TileKernels<T> make_tile_kernels() {
+  return {row_sums<T>, column_sums<T>, weights<T>};
+}
+
 const KernelTable& kernel_table() {
   static constexpr KernelTable kTable = {XRISK_STRINGIFY_EXPANDED(XRISK_ISA),
                                          Vec<float>::kLanes,
@@ -23,7 +29,9 @@ const KernelTable& kernel_table() {
                                          blend_states<float, float>,
                                          blend_states<float, double>,
                                          blend_states<double, float>,
-                                         blend_states<double, double>};
+                                         blend_states<double, double>,
+                                         make_tile_kernels<float>(),
+                                         make_tile_kernels<double>()};
   return kTable;
 }
 

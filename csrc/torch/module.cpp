@@ -47,6 +47,16 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // P4: log of the mean over the keys that a query keeps of exp(<q_i, k_j> / t_i), with what its
+  // gradients need: the mean exponent under the softmax, the largest similarity, and the sum of the
+  // exponentials relative to it.
+  m.def(
+      "contrastive_log_sums_rows(Tensor queries, Tensor keys, Tensor temperature, Tensor? exclude) "
+      "-> (Tensor log_means, Tensor mean_exponents, Tensor peaks, Tensor masses)");
+  m.def(
+      "contrastive_log_sums_gradients(Tensor queries, Tensor keys, Tensor temperature, "
+      "Tensor? exclude, Tensor query_weights, Tensor peaks, Tensor masses, bool for_queries, "
+      "bool for_keys) -> (Tensor queries_gradient, Tensor keys_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -63,6 +73,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
   m.impl("score_step_", &xrisk::score_step_);
+  m.impl("contrastive_log_sums_rows", &xrisk::contrastive_log_sums_rows);
+  m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }

@@ -38,6 +38,15 @@ std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& difference
 at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& index,
                                   const at::Tensor& values, const at::Tensor& gamma, bool log);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_rows(
+    const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& exclude);
+
+std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
+    const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& exclude, const at::Tensor& query_weights,
+    const at::Tensor& peaks, const at::Tensor& masses, bool for_queries, bool for_keys);
+
 std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
 
 at::Tensor curve_sums(const at::Tensor& values, const at::Tensor& indices,

@@ -5,6 +5,7 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 """
 
 from .average_precision import average_precision
+from .contrastive import contrastive_log_sums
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
@@ -13,6 +14,7 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 __all__ = [
     "SURROGATES",
     "average_precision",
+    "contrastive_log_sums",
     "moving_average_update_",
     "pairwise_auc",
     "pairwise_log_sums",
