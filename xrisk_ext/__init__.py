@@ -8,16 +8,32 @@ _C = load_extension()
 from xrisk_ext import distributed, losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
+    CLIPLoss,
+    CompositionalEntropicLoss,
+    EqCoLoss,
+    FlatNCELoss,
     MeanAveragePrecisionLoss,
+    MoCoLoss,
+    NNCLRLoss,
+    NTXentLoss,
     PairwiseAUCLoss,
+    SupConLoss,
 )
 from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
     "AveragePrecisionLoss",
+    "CLIPLoss",
+    "CompositionalEntropicLoss",
+    "EqCoLoss",
+    "FlatNCELoss",
     "MeanAveragePrecisionLoss",
+    "MoCoLoss",
     "MovingAverage",
+    "NNCLRLoss",
+    "NTXentLoss",
     "PairwiseAUCLoss",
+    "SupConLoss",
     "__version__",
     "distributed",
     "losses",

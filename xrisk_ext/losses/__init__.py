@@ -2,5 +2,26 @@
 
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
+from xrisk_ext.losses.compositional_entropic import CompositionalEntropicLoss
+from xrisk_ext.losses.contrastive_baselines import (
+    CLIPLoss,
+    EqCoLoss,
+    FlatNCELoss,
+    NTXentLoss,
+    SupConLoss,
+)
+from xrisk_ext.losses.contrastive_queues import MoCoLoss, NNCLRLoss
 
-__all__ = ["AveragePrecisionLoss", "MeanAveragePrecisionLoss", "PairwiseAUCLoss"]
+__all__ = [
+    "AveragePrecisionLoss",
+    "CLIPLoss",
+    "CompositionalEntropicLoss",
+    "EqCoLoss",
+    "FlatNCELoss",
+    "MeanAveragePrecisionLoss",
+    "MoCoLoss",
+    "NNCLRLoss",
+    "NTXentLoss",
+    "PairwiseAUCLoss",
+    "SupConLoss",
+]

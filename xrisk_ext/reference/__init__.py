@@ -5,7 +5,9 @@ densely in float64 whatever the dtype of its inputs, and prefers obviousness to 
 """
 
 from .average_precision import average_precision
+from .compositional_entropic import compositional_entropic
 from .contrastive import contrastive_log_sums
+from .contrastive_baselines import clip, eqco, flat_nce, moco, nnclr, nt_xent, sup_con
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
@@ -14,11 +16,19 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 __all__ = [
     "SURROGATES",
     "average_precision",
+    "clip",
+    "compositional_entropic",
     "contrastive_log_sums",
+    "eqco",
+    "flat_nce",
+    "moco",
     "moving_average_update_",
+    "nnclr",
+    "nt_xent",
     "pairwise_auc",
     "pairwise_log_sums",
     "pairwise_sums",
+    "sup_con",
     "surrogate",
     "surrogate_slope",
 ]

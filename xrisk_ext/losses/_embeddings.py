@@ -1,0 +1,84 @@
+"""What the losses over embeddings share: inputs, unit rows, the temperature, the reduction."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xrisk_ext.losses._rows import WholeBatch
+from xrisk_ext.losses._schedules import POSITIVE, Range, ScheduledLoss
+from xrisk_ext.ops.surrogates import check_devices, check_tensor
+
+Reduction = Literal["mean", "none"]
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check_embeddings(first: str, **embeddings: Tensor | None) -> None:
+    """All [B, D] of a floating dtype, like the one called ``first``."""
+    like = embeddings[first]
+    check_tensor(like, first)
+    assert like is not None
+    for name, x in embeddings.items():
+        if x is None:
+            continue
+        check_tensor(x, name)
+        if x.dtype not in FLOATING:
+            raise TypeError(
+                f"expected {name} to be float32, float64, float16 or bfloat16, got {x.dtype}"
+            )
+        if x.dim() != 2:
+            raise ValueError(f"expected {name} of shape [B, D], got {tuple(x.shape)}")
+        if x.shape != like.shape:
+            raise ValueError(
+                f"expected {name} of the shape of {first} {tuple(like.shape)}, got {tuple(x.shape)}"
+            )
+    check_devices(like, first, **embeddings)
+
+
+def accumulated(x: Tensor) -> Tensor:
+    """In the dtype that sums are taken in."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of length one (a zero row stays zero); norms in float32 or better, dtype as before."""
+    return nn.functional.normalize(accumulated(x), dim=1).to(x.dtype)
+
+
+def row_products(a: Tensor, b: Tensor) -> Tensor:
+    """<a_i, b_i>, in float32 or better. [B]"""
+    return (accumulated(a) * accumulated(b)).sum(1)
+
+
+class EmbeddingLoss(ScheduledLoss):
+    """Base of the contrastive baselines. ``temperature`` is a schedule, a 0-dim buffer."""
+
+    temperature: Tensor
+    _SCHEDULES: ClassVar[dict[str, Range]] = {"temperature": POSITIVE}
+
+    def __init__(
+        self, *, temperature: float, normalize: bool = True, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        if reduction not in ("mean", "none"):
+            raise ValueError(
+                f"{type(self).__name__}: expected reduction 'mean' or 'none', got {reduction!r}"
+            )
+        self.normalize = bool(normalize)
+        self.reduction = reduction
+        self._register_schedule("temperature", temperature)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return unit_rows(x) if self.normalize else x
+
+    def _reduce(self, rows: WholeBatch, values: Tensor, count: int) -> Tensor:
+        """The mean over the ``count`` values of all processes, or those of the own rows."""
+        if self.reduction == "none":
+            return values
+        return rows.total(values.sum() / max(count, 1))
+
+    def extra_repr(self) -> str:
+        return (
+            f"temperature={float(self.temperature):g}, normalize={self.normalize}, "
+            f"reduction={self.reduction!r}"
+        )
