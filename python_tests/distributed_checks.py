@@ -221,7 +221,7 @@ def check_broadcast_buffers_overwrites_no_shard(ranks: Ranks) -> None:
     for state in ("replicated", "sharded"):
         alone, model = average_precision(), scorer()
         both = Both(state)
-        parallel = DistributedDataParallel(both, broadcast_buffers=True)
+        parallel = DistributedDataParallel(both)  # broadcasts buffers
         for step in range(4):
             batch = whole_batch(12, step)
             found = parallel(own_rows(batch, [3, 3, 3, 3], ranks.rank))

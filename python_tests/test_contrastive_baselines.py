@@ -170,7 +170,7 @@ def test_clip_learns_its_temperature() -> None:
     (scale,) = loss.parameters()
     a, b = views()
     (found,) = torch.autograd.grad(loss(a, b), scale)
-    logits = torch.tensor(float(scale), requires_grad=True, dtype=torch.float64)
+    logits = scale.detach().double().requires_grad_()
     (wanted,) = torch.autograd.grad(
         reference.clip(unit(a), unit(b), 1 / logits.exp()).mean(), logits
     )

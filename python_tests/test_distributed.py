@@ -1,4 +1,4 @@
-"""Losses of a batch that four processes share, on gloo: all checks of distributed_checks.py."""
+"""Losses of a batch that four processes share, on gloo: all checks of distributed_*checks.py."""
 
 import multiprocessing
 import os
@@ -18,18 +18,20 @@ PROCESSES = 4
 
 def _run(rank: int, folder: str, path: list[str]) -> None:
     sys.path[:] = path
-    import distributed_checks as checks
+    import distributed_checks
+    import distributed_embedding_checks
 
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES
     )
-    ranks = checks.Ranks()
+    ranks = distributed_checks.Ranks()
     results = Path(folder, f"{rank}.txt")
-    for name in [n for n in vars(checks) if n.startswith("check_")]:
+    checks = {**vars(distributed_checks), **vars(distributed_embedding_checks)}
+    for name in [n for n in checks if n.startswith("check_")]:
         with results.open("a") as file:
             try:
-                getattr(checks, name)(ranks)
+                checks[name](ranks)
                 print(f"{name} passed", file=file)
             except Exception:
                 print(f"{name} {traceback.format_exc()!r}", file=file)

@@ -45,6 +45,13 @@ class Group:
         _all_gather(out, tensor, group=self.process_group)
         return out
 
+    def broadcast(self, tensor: Tensor) -> None:
+        """Everyone gets the tensor of the group's first process, in place."""
+        group = self.process_group or dist.group.WORLD
+        assert group is not None
+        first = dist.get_global_rank(group, 0)
+        dist.broadcast(tensor, first, group=self.process_group)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, in place."""
         dist.all_reduce(tensor, group=self.process_group)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -69,6 +70,8 @@ class DistributedLoss(nn.Module):
       ``reduction="none"`` they return the own rows' values, and the gradient is that of their mean
       over the batch if every process averages its own.
 
+    The first ``forward`` takes parameters and buffers of the loss from the group's first process.
+
     Every process has to call ``forward`` and ``backward`` the same number of times, also with an
     empty batch. Arguments are refused before anything is communicated or on all processes alike,
     except where only one of them got a bad one: then the others wait for it.
@@ -106,6 +109,7 @@ class DistributedLoss(nn.Module):
         self._signature = inspect.signature(loss.forward)
         self.loss = loss
         self.equal_batches = equal_batches
+        self._alike = False
         self.shards = nn.ModuleList()
         if state == "sharded":
             self.shards.extend(StateShard(a, self._group) for a in self._averages())
@@ -133,6 +137,8 @@ class DistributedLoss(nn.Module):
         """
         if self._group.size == 1 and not self.shards:
             return self.loss(*args, **kwargs)  # type: ignore[no-any-return]
+        if not self._alike:
+            self._make_alike()
         bound = self._signature.bind(*args, **kwargs).arguments
         by_row = getattr(self.loss, "forward_rows", None)
         whole = getattr(self.loss, "not_by_row", ())
@@ -148,6 +154,14 @@ class DistributedLoss(nn.Module):
         write = bool(bound.get("update_state", True))
         with self._rows_of_batch(bound, write and self.training):
             return self.loss(**bound)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _make_alike(self) -> None:
+        """What was drawn at random (a queue) is that of the first process."""
+        for tensor in (*self.loss.buffers(), *self.loss.parameters()):
+            if tensor.numel() > 0:
+                self._group.broadcast(tensor)
+        self._alike = True
 
     def _shards(self) -> Iterator[StateShard]:
         for shard in self.shards:
@@ -180,7 +194,8 @@ class DistributedLoss(nn.Module):
                 shard.average._buffers["value"] = shard.placeholder()
 
     def reset_state(self) -> None:
-        """Forgets the moving averages, as if no batch had been seen."""
+        """Forgets moving averages and queues, as if no batch had been seen."""
+        self._alike = False
         reset = getattr(self.loss, "reset_state", None)
         if callable(reset):
             reset()
