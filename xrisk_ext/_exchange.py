@@ -253,7 +253,7 @@ class ShardOfBatch(WholeBatch):
             index, values = self.gather_constants(index, values)
         else:
             index, values, gamma = self.gather_constants(index, values, gamma)
-        shard = self._shards.get(id(state))
+        shard = self._shards.get(id(state.value))
         if shard is not None:
             table, ids = shard.fetch(index)
         elif write:
@@ -266,7 +266,7 @@ class ShardOfBatch(WholeBatch):
         return self._exchange.own_rows(stored)
 
     def read(self, state: MovingAverage, index: Tensor) -> Tensor:
-        shard = self._shards.get(id(state))
+        shard = self._shards.get(id(state.value))
         if shard is None:
             return super().read(state, index)
         (index,) = self.gather_constants(index)

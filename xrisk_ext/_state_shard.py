@@ -1,4 +1,4 @@
-"""A block of the rows of a moving average, kept by one process of a group."""
+"""A block of the rows of a state, kept by one process of a group."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,32 +7,35 @@ import torch
 from torch import Tensor, nn
 
 from xrisk_ext._exchange import Group
-from xrisk_ext.state import MovingAverage, first_occurrences, row_dimension
+from xrisk_ext.state import first_occurrences, row_dimension
 
 
 class StateShard(nn.Module):
-    """The rows ``[rank * block, (rank + 1) * block)`` of a `MovingAverage`.
+    """The rows ``[rank * block, (rank + 1) * block)`` of a buffer ``name`` of ``owner``.
 
     The rows are an attribute and not a buffer: DistributedDataParallel broadcasts buffers from
     rank 0, which would overwrite every other shard. They follow the module to a device and are in
     its state_dict all the same.
     """
 
-    def __init__(self, average: MovingAverage, group: Group) -> None:
+    owner: nn.Module
+
+    def __init__(self, owner: nn.Module, name: str, group: Group) -> None:
         super().__init__()
         self._group = group
-        # by the side door: the average stays a module of its loss alone
-        object.__setattr__(self, "average", average)
-        self.num_rows = average.value.shape[row_dimension(average.value)]
+        self.name = name
+        # by the side door: the owner stays a module of its loss alone
+        object.__setattr__(self, "owner", owner)
+        whole = owner._buffers[name]
+        assert whole is not None
+        self.num_rows = whole.shape[row_dimension(whole)]
         block = -(-self.num_rows // group.size)
         self.start = min(group.rank * block, self.num_rows)
         self.stop = min(self.start + block, self.num_rows)
         self.block = block
         self.value: Tensor
-        self.keep(average.value)
-        average._buffers["value"] = self.placeholder()
-
-    average: MovingAverage
+        self.keep(whole)
+        self.lend(None)
 
     @property
     def _dim(self) -> int:
@@ -49,12 +52,23 @@ class StateShard(nn.Module):
         self.value = torch.cat((own, torch.zeros_like(whole.narrow(dim, 0, 1)).to(like)), dim)
 
     def placeholder(self) -> Tensor:
-        """What the average holds between steps: no rows."""
+        """What the owner holds between steps: no rows."""
         return self.value.narrow(self._dim, 0, 0).clone()
 
-    def reset(self) -> None:
-        """Back to the state before the first batch, in place."""
-        self.value.fill_(self.average._initial)
+    def lend(self, table: Tensor | None) -> None:
+        """The owner's buffer is ``table``, or empty."""
+        self.owner._buffers[self.name] = self.placeholder() if table is None else table
+
+    def lend_one_row(self) -> None:
+        """For the loss to reset: see `take_initial`."""
+        self.lend(self.value.narrow(self._dim, 0, 1).clone())
+
+    def take_initial(self) -> None:
+        """All rows are what the owner made of the row it was lent."""
+        row = self.owner._buffers[self.name]
+        assert row is not None
+        self.value.copy_(row.expand_as(self.value))
+        self.lend(None)
 
     def _local(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Which ids are kept here, and their rows here."""

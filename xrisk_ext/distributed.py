@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xrisk_ext._exchange import Exchange, Group, ShardOfBatch, gather_with_gradient
 from xrisk_ext._state_shard import StateShard
-from xrisk_ext.state import MovingAverage
+from xrisk_ext.state import row_dimension
 
 __all__ = ["DistributedLoss", "gather_batch"]
 
@@ -112,23 +112,28 @@ class DistributedLoss(nn.Module):
         self._alike = False
         self.shards = nn.ModuleList()
         if state == "sharded":
-            self.shards.extend(StateShard(a, self._group) for a in self._averages())
+            self.shards.extend(StateShard(m, n, self._group) for m, n in self._states())
 
-    def _averages(self) -> list[MovingAverage]:
-        """The states to be sharded."""
+    def _states(self) -> list[tuple[nn.Module, str]]:
+        """The buffers to be sharded: those that the ids of ``index`` count."""
         name = type(self.loss).__name__
         num_samples = getattr(self.loss, "num_samples", None)
         if num_samples is None or "index" not in self._signature.parameters:
             raise ValueError(f"{name} keeps no state by the ids of an index: nothing to shard")
-        averages = [m for m in self.loss.modules() if isinstance(m, MovingAverage)]
-        known = {id(a.value) for a in averages}
-        for buffer_name, buffer in self.loss.named_buffers():
-            if id(buffer) not in known and num_samples in buffer.shape:
-                raise ValueError(
-                    f"{name} keeps {buffer_name} for every id, which cannot be sharded: use "
-                    "state='replicated'"
-                )
-        return averages
+        states = []
+        for module_name, module in self.loss.named_modules():
+            for buffer_name, buffer in module.named_buffers(recurse=False):
+                if num_samples not in buffer.shape:
+                    continue
+                if buffer.dim() > 3 or buffer.shape[row_dimension(buffer)] != num_samples:
+                    raise ValueError(
+                        f"{name} keeps {module_name}.{buffer_name} {tuple(buffer.shape)}, which "
+                        "cannot be sharded: use state='replicated'"
+                    )
+                states.append((module, buffer_name))
+        if not states:
+            raise ValueError(f"{name} keeps no state by the ids of an index: nothing to shard")
+        return states
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of the rows of all processes; arguments as those of the loss.
@@ -147,12 +152,12 @@ class DistributedLoss(nn.Module):
         tensors = [rows[n] for n in names]
         exchange = Exchange(self._group, tensors, self.equal_batches, names)
         if by_row is not None:
-            shards = {id(s.average): s for s in self._shards()}
+            shards = {id(s.owner._buffers[s.name]): s for s in self._shards()}
             return by_row(ShardOfBatch(exchange, shards), **bound)  # type: ignore[no-any-return]
         gathered = gather_with_gradient(exchange, tensors, summed=False)
         bound.update(zip(names, gathered, strict=True))
         write = bool(bound.get("update_state", True))
-        with self._rows_of_batch(bound, write and self.training):
+        with self._rows_of_batch(bound, write):
             return self.loss(**bound)  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -178,7 +183,7 @@ class DistributedLoss(nn.Module):
         tables = []
         for shard in self._shards():
             table, bound["index"] = shard.fetch(index)
-            shard.average._buffers["value"] = table
+            shard.lend(table)
             tables.append((shard, table))
         try:
             yield
@@ -191,16 +196,18 @@ class DistributedLoss(nn.Module):
             ) from error
         finally:
             for shard, _ in tables:
-                shard.average._buffers["value"] = shard.placeholder()
+                shard.lend(None)
 
     def reset_state(self) -> None:
         """Forgets moving averages and queues, as if no batch had been seen."""
         self._alike = False
+        for shard in self._shards():
+            shard.lend_one_row()
         reset = getattr(self.loss, "reset_state", None)
         if callable(reset):
             reset()
         for shard in self._shards():
-            shard.reset()
+            shard.take_initial()
 
     def full_state_dict(self) -> dict[str, Any]:
         """The ``state_dict`` of the loss as if one process kept all of it: a collective call.
@@ -224,12 +231,8 @@ class DistributedLoss(nn.Module):
         self.loss.load_state_dict(state)
 
     def _named_shards(self) -> Sequence[tuple[str, StateShard]]:
-        by_average = {id(shard.average): shard for shard in self._shards()}
-        return [
-            (f"{name}.value" if name else "value", by_average[id(module)])
-            for name, module in self.loss.named_modules()
-            if id(module) in by_average
-        ]
+        prefixes = {id(module): name for name, module in self.loss.named_modules()}
+        return [(f"{prefixes[id(s.owner)]}.{s.name}".lstrip("."), s) for s in self._shards()]
 
     def extra_repr(self) -> str:
         state = "sharded" if len(self.shards) else "replicated"

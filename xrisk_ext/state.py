@@ -24,8 +24,8 @@ def keep_precision(module: nn.Module, before: dict[str, Tensor | None], *, fixed
 
 
 def row_dimension(state: Tensor) -> int:
-    """The dimension of a state that ids count: of [N], [N, C] and [L, N, C]."""
-    return 1 if state.dim() == 3 else 0
+    """The dimension of a loss's state that ids count: of [N], [L, N] and [L, N, C]."""
+    return 0 if state.dim() == 1 else 1
 
 
 def first_occurrences(index: Tensor, num_rows: int) -> Tensor:
