@@ -168,6 +168,26 @@ def _retrieval(races: list[Race]) -> Table:
     return head, rows
 
 
+def _baselines(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
+    head += ["ours MB", "eager MB", "metric_learning MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "eager"),
+                _ratio(race, "metric_learning"),
+                *(_megabytes(race, name) for name in ("ours", "eager", "metric_learning")),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _sort(races: list[Race]) -> Table:
     head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "torch/ours"]
     head += ["numpy values/ours", "numpy argsort/ours"]
@@ -217,6 +237,7 @@ SUMMARIES: dict[str, Summary] = {
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "contrastive_baselines": _baselines,
     "sort": _sort,
     "metrics": _metrics,
 }

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from xrisk_ext.testing.baseline_cases import BASELINES
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
@@ -317,6 +318,7 @@ CASES: list[Case] = [
     *MOVING_AVERAGE,
     *PAIRWISE_SUMS,
     *RETRIEVAL,
+    *BASELINES,
     *SORTS,
     *METRICS,
 ]
