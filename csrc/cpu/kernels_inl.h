@@ -3,6 +3,7 @@
 
 #include "cpu/blend_inl.h"
 #include "cpu/direct_inl.h"
+#include "cpu/embedding_inl.h"
 #include "cpu/interval_inl.h"
 #include "cpu/sums_inl.h"
 #include "cpu/tile_inl.h"
@@ -18,7 +19,7 @@ XRISK_HD constexpr Kernels<T> make_kernels() {
 
 template <class T>
 XRISK_HD constexpr TileKernels<T> make_tile_kernels() {
-  return {row_sums<T>, column_sums<T>, weights<T>};
+  return {row_sums<T>, column_sums<T>, weights<T>, dots<T>, normalize_rows<T>, finish_gradients<T>};
 }
 
 const KernelTable& kernel_table() {

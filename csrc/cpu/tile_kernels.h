@@ -47,6 +47,13 @@ struct TileKernels {
   void (*column_sums)(const Tile<T>&, const T* inverse_temperatures, const ExpSums<T, double>&);
   // Replaces similarities by weights: of the row anchors, plus of the column anchors unless null.
   void (*weights)(const Tile<T>&, const PairWeights<T>& rows, const PairWeights<T>* columns);
+
+  // Rows of embeddings [rows, width], see cpu/embedding_inl.h.
+  void (*dots)(const T* a, const T* b, int64_t rows, int64_t width, double* out);
+  void (*normalize_rows)(const T* x, int64_t rows, int64_t width, bool normalize, T* e,
+                         double* norms);
+  void (*finish_gradients)(const T* e, const T* partners, const T* p, const double* norms,
+                           int64_t rows, int64_t width, T* gradients);
 };
 
 }  // namespace xrisk::cpu

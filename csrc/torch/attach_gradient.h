@@ -12,10 +12,13 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 namespace xrisk {
 
@@ -33,35 +36,49 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
 };
 
 struct AttachGradientBackward final : torch::autograd::Node {
-  torch::autograd::SavedVariable gradient;
-  at::ScalarType scores_type = at::kFloat;
+  struct Input {
+    torch::autograd::SavedVariable gradient;
+    at::ScalarType type;
+  };
+  std::vector<Input> inputs;
 
   std::string name() const override { return "AttachGradientBackward"; }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    gradient.reset_data();
+    for (Input& input : inputs) input.gradient.reset_data();
   }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& upstream) override {
-    at::Tensor saved;
+    torch::autograd::variable_list saved(inputs.size());
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      saved = gradient.unpack();
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        if (task_should_compute_output(k)) saved[k] = inputs[k].gradient.unpack();
+      }
     }
-    if (!upstream[0].defined()) return {at::Tensor()};
+    if (!upstream[0].defined()) return torch::autograd::variable_list(inputs.size());
     if (at::GradMode::is_enabled()) {  // create_graph=True
-      const at::Tensor result = product(saved, upstream[0].detach());
-      return {NoSecondDerivative::apply(result.requires_grad_())};
+      const at::Tensor constant = upstream[0].detach();
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        if (!saved[k].defined()) continue;
+        const at::Tensor result = product(saved[k], constant, inputs[k].type);
+        saved[k] = NoSecondDerivative::apply(result.requires_grad_());
+      }
+      return saved;
     }
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return {product(saved, upstream[0])};
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      if (saved[k].defined()) saved[k] = product(saved[k], upstream[0], inputs[k].type);
+    }
+    return saved;
   }
 
  private:
-  at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream) const {
+  static at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
+                            at::ScalarType type) {
     const at::Tensor result = saved.mul(upstream);
-    return result.scalar_type() == scores_type ? result : result.to(scores_type);
+    return result.scalar_type() == type ? result : result.to(type);
   }
 };
 
@@ -75,14 +92,30 @@ auto make_node() {
   }
 }
 
-// Makes `gradient` what flows to `scores` from `value`, both fresh and without a graph.
-inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
-                            const at::Tensor& gradient) {
+// An input of a fused step and the gradient that is to flow to it.
+struct InputGradient {
+  const at::Tensor& input;
+  at::Tensor gradient;
+};
+
+// Makes the gradients what flows to the inputs from `value`. All are fresh, without a graph.
+inline void attach_gradients(std::initializer_list<InputGradient> gradients,
+                             const at::Tensor& value) {
   const auto node = make_node<AttachGradientBackward>();
-  node->gradient = torch::autograd::SavedVariable(gradient, /*is_output=*/false);
-  node->scores_type = scores.scalar_type();
-  node->set_next_edges(torch::autograd::collect_next_edges(scores));
+  node->inputs.reserve(gradients.size());
+  torch::autograd::edge_list edges;
+  for (const InputGradient& each : gradients) {
+    node->inputs.push_back({torch::autograd::SavedVariable(each.gradient, /*is_output=*/false),
+                            each.input.scalar_type()});
+    edges.push_back(torch::autograd::impl::gradient_edge(each.input));
+  }
+  node->set_next_edges(std::move(edges));
   torch::autograd::set_history(value, node);
+}
+
+inline void attach_gradient(const at::Tensor& input, const at::Tensor& value,
+                            const at::Tensor& gradient) {
+  attach_gradients({{input, gradient}}, value);
 }
 
 }  // namespace xrisk

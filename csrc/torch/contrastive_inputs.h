@@ -2,6 +2,7 @@
 #pragma once
 
 #include "torch/common.h"
+#include "torch/state_inputs.h"
 
 namespace xrisk {
 
@@ -51,6 +52,52 @@ inline ContrastiveInputs check_contrastive(const char* op, const at::Tensor& que
     inputs.exclude = contiguous_as(e, at::kLong);
     inputs.exclusions = e.dim() == 2 ? e.size(1) : 1;
   }
+  return inputs;
+}
+
+// Of contrastive_step_: views [B, D] in the type of the accumulation, ids, the state's rows.
+struct ContrastiveStepInputs {
+  at::Tensor view1, view2, ids;
+  at::ScalarType type = at::kFloat;
+  int64_t batch = 0, width = 0, rows = 0;
+};
+
+inline ContrastiveStepInputs check_contrastive_step(
+    const char* op, const at::Tensor& view1, const at::Tensor& view2,
+    const std::optional<at::Tensor>& index, const std::optional<at::Tensor>& state,
+    const std::optional<at::Tensor>& state_temperature,
+    const std::optional<at::Tensor>& state_momentum, bool bimodal) {
+  check_floating(view1, op, "view1");
+  check_floating(view2, op, "view2");
+  check_device(view2, view1, op, "view2");
+  TORCH_CHECK_VALUE(view1.dim() == 2, op, ": expected view1 of shape [B, D], got ", view1.sizes());
+  TORCH_CHECK_VALUE(view2.sizes() == view1.sizes(), op, ": expected view2 of the shape of view1, ",
+                    view1.sizes(), ", got ", view2.sizes());
+  TORCH_CHECK_VALUE(view1.size(0) < INT32_MAX / 2, op, ": expected fewer than 2^30 entries");
+  ContrastiveStepInputs inputs;
+  const bool twice = view1.scalar_type() == at::kDouble || view2.scalar_type() == at::kDouble;
+  inputs.type = twice ? at::kDouble : at::kFloat;
+  inputs.batch = view1.size(0);
+  inputs.width = view1.size(1);
+  inputs.view1 = contiguous_as(view1, inputs.type);
+  inputs.view2 = contiguous_as(view2, inputs.type);
+  TORCH_CHECK_VALUE(state_temperature.has_value() == state_momentum.has_value() &&
+                        (state.has_value() || !state_temperature.has_value()),
+                    op, ": expected individual temperatures together with state");
+  if (!state.has_value()) return inputs;
+  const int64_t sides = bimodal ? 2 : 1;
+  inputs.rows = state->dim() == 2 ? state->size(1) : 0;
+  for (const std::optional<at::Tensor>& t : {state, state_temperature, state_momentum}) {
+    if (!t.has_value()) continue;
+    check_state(*t, view1, op);
+    TORCH_CHECK_VALUE(t->dim() == 2 && t->size(0) == sides && t->size(1) == inputs.rows, op,
+                      ": expected state of shape [", sides, ", N], got ", t->sizes());
+    TORCH_CHECK_TYPE(t->scalar_type() == state->scalar_type(), op,
+                     ": expected state of one dtype, got ", t->scalar_type());
+  }
+  TORCH_CHECK_VALUE(index.has_value(), op, ": expected index, the ids of the samples, got None");
+  check_device(*index, view1, op, "index");
+  inputs.ids = checked_index(*index, inputs.batch, op);
   return inputs;
 }
 

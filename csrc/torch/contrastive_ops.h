@@ -1,4 +1,5 @@
-// P4 on the CPU: sums of exponentials of similarities, products by the BLAS that torch has.
+// P4 on the CPU: sums of exponentials of similarities, and the fused step of the global contrastive
+// losses; products by the BLAS that torch has.
 // Included by torch/pairwise.cpp only.
 //
 // A product of halves through ATen returns halves, a tenth of an exponent at temperature 0.01: so
@@ -14,7 +15,9 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/similarity.h"
+#include "cpu/contrastive_step.h"
+#include "cpu/moving_average.h"
+#include "torch/attach_gradient.h"
 #include "torch/contrastive_inputs.h"
 #include "torch/ops.h"
 
@@ -171,6 +174,119 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
                    for_keys ? dk.mutable_data_ptr<T>() : nullptr);
   });
   return {dq, dk};
+}
+
+// In [0, 1]; NaN is not.
+inline double unit_interval_value(const at::Tensor& t, const char* op, const char* name) {
+  const double value = scalar_value(t, op, name);
+  TORCH_CHECK_VALUE(value >= 0 && value <= 1, op, ": expected ", name, " in [0, 1], got ", value);
+  return value;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
+    const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
+    const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
+    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
+    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient) {
+  constexpr const char* kOp = "contrastive_step_";
+  const NoAutocast no_autocast;
+  const ContrastiveStepInputs inputs = check_contrastive_step(
+      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal);
+  const double gamma_value = unit_interval_value(gamma, kOp, "gamma");
+  const double tau = scalar_value(temperature, kOp, "temperature");
+  TORCH_CHECK_VALUE(tau >= 1e-30 && std::isfinite(tau), kOp,
+                    ": expected temperature >= 1e-30 and finite, got ", tau);
+  const double eta_value = scalar_value(eta, kOp, "eta");
+  TORCH_CHECK_VALUE(std::isfinite(eta_value), kOp, ": expected eta to be finite, got ", eta_value);
+  const AtenExecutor executor;
+  if (state.has_value()) {
+    const int64_t* ids = inputs.ids.const_data_ptr<int64_t>();
+    const int64_t bad = cpu::find_out_of_range(ids, inputs.batch, inputs.rows, executor);
+    TORCH_CHECK_INDEX(bad < 0, kOp, ": expected index in [0, ", inputs.rows, "), got ",
+                      ids[bad < 0 ? 0 : bad], " at position ", bad);
+  }
+  const auto options = inputs.view1.options();
+  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
+  at::Tensor gradient =
+      at::empty(needs_gradient ? embeddings.sizes() : at::IntArrayRef({0}), options);
+  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
+      using State = decltype(state_zero);
+      const auto rows_of = [&](const std::optional<at::Tensor>& t) -> State* {
+        if (!t.has_value()) return nullptr;
+        return update_state ? t->mutable_data_ptr<State>()
+                            : const_cast<State*>(t->const_data_ptr<State>());
+      };
+      cpu::ContrastiveStep<T, State> call;
+      call.bimodal = bimodal;
+      call.batch = inputs.batch;
+      call.width = inputs.width;
+      call.view1 = inputs.view1.const_data_ptr<T>();
+      call.view2 = inputs.view2.const_data_ptr<T>();
+      call.normalize = normalize;
+      if (state.has_value()) call.index = inputs.ids.const_data_ptr<int64_t>();
+      call.state = rows_of(state);
+      call.temperatures = rows_of(state_temperature);
+      call.momenta = rows_of(state_momentum);
+      call.rows = inputs.rows;
+      call.write_state = update_state;
+      call.gamma = gamma_value;
+      call.temperature = tau;
+      call.options = {rho, epsilon, temperature_weighted};
+      call.per_view = per_view;
+      call.relative = relative;
+      call.eta = eta_value;
+      call.beta = beta;
+      call.lowest = lowest;
+      call.highest = highest;
+      call.embeddings = embeddings.mutable_data_ptr<T>();
+      call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+      const cpu::ContrastiveResult result =
+          cpu::contrastive_step(call, {}, AtenProducts<T>(), executor);
+      *value.mutable_data_ptr<T>() = static_cast<T>(result.value);
+      *slope.mutable_data_ptr<T>() = static_cast<T>(result.temperature_slope);
+    });
+  });
+  for (const std::optional<at::Tensor>& t : {state, state_temperature, state_momentum}) {
+    if (t.has_value() && update_state) bump_version(*t);
+  }
+  return {value, gradient, slope};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(
+    const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
+    const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
+    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
+    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("xrisk_ext::contrastive_step_", "")
+                             .typed<decltype(contrastive_step_)>();
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> result;
+  {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    result = op.call(view1, view2, index, state, state_temperature, state_momentum, gamma,
+                     temperature, eta, beta, lowest, highest, rho, epsilon, bimodal, normalize,
+                     per_view, relative, temperature_weighted, update_state, needs_gradient);
+    if (!needs_gradient) return result;
+  }
+  const auto& [value, gradient, slope] = result;
+  const bool wanted = view1.requires_grad() || view2.requires_grad() || temperature.requires_grad();
+  if (!wanted || !at::GradMode::is_enabled()) return result;
+  at::Tensor first, second;
+  {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    first = gradient.select(0, 0);
+    second = gradient.select(0, 1);
+  }
+  attach_gradients({{view1, first}, {view2, second}, {temperature, slope.view_as(temperature)}},
+                   value);
+  return result;
 }
 
 }  // namespace xrisk

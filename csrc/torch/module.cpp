@@ -57,6 +57,14 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "contrastive_log_sums_gradients(Tensor queries, Tensor keys, Tensor temperature, "
       "Tensor? exclude, Tensor query_weights, Tensor peaks, Tensor masses, bool for_queries, "
       "bool for_keys) -> (Tensor queries_gradient, Tensor keys_gradient)");
+  // The fused step of the global contrastive losses; gradient is [2, B, D], one half per view.
+  m.def(
+      "contrastive_step_(Tensor view1, Tensor view2, Tensor? index, Tensor(a!)? state, "
+      "Tensor(b!)? state_temperature, Tensor(c!)? state_momentum, Tensor gamma, "
+      "Tensor temperature, Tensor eta, float beta, float lowest, float highest, float rho, "
+      "float epsilon, bool bimodal, bool normalize, bool per_view, bool relative, "
+      "bool temperature_weighted, bool update_state, bool needs_gradient) -> "
+      "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -75,11 +83,15 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("score_step_", &xrisk::score_step_);
   m.impl("contrastive_log_sums_rows", &xrisk::contrastive_log_sums_rows);
   m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
-TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) { m.impl("score_step_", &xrisk::score_step_autograd); }
+TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
+  m.impl("score_step_", &xrisk::score_step_autograd);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
+}
 
 namespace {
 

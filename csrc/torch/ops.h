@@ -47,6 +47,23 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
     const std::optional<at::Tensor>& exclude, const at::Tensor& query_weights,
     const at::Tensor& peaks, const at::Tensor& masses, bool for_queries, bool for_keys);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
+    const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
+    const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
+    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
+    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient);
+
+// The same with the gradients attached to the value; for the Autograd key.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(
+    const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
+    const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
+    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
+    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient);
+
 std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
 
 at::Tensor curve_sums(const at::Tensor& values, const at::Tensor& indices,

@@ -1,5 +1,6 @@
 """Losses: `torch.nn.Module`s whose state is in registered buffers. One file per family."""
 
+from xrisk_ext.losses._contrastive_loss import cosine_gamma
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
 from xrisk_ext.losses.compositional_entropic import CompositionalEntropicLoss
@@ -24,4 +25,13 @@ __all__ = [
     "NTXentLoss",
     "PairwiseAUCLoss",
     "SupConLoss",
+from xrisk_ext.losses.contrastive import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
+
+__all__ = [
+    "AveragePrecisionLoss",
+    "BimodalGlobalContrastiveLoss",
+    "GlobalContrastiveLoss",
+    "MeanAveragePrecisionLoss",
+    "PairwiseAUCLoss",
+    "cosine_gamma",
 ]

@@ -8,6 +8,7 @@ from .average_precision import average_precision
 from .compositional_entropic import compositional_entropic
 from .contrastive import contrastive_log_sums
 from .contrastive_baselines import clip, eqco, flat_nce, moco, nnclr, nt_xent, sup_con
+from .global_contrastive import Individual, bimodal_global_contrastive, global_contrastive
 from .moving_average import moving_average_update_
 from .pairwise import pairwise_log_sums, pairwise_sums
 from .pairwise_auc import pairwise_auc
@@ -15,6 +16,7 @@ from .surrogates import SURROGATES, surrogate, surrogate_slope
 
 __all__ = [
     "SURROGATES",
+    "Individual",
     "average_precision",
     "clip",
     "compositional_entropic",
@@ -22,6 +24,9 @@ __all__ = [
     "eqco",
     "flat_nce",
     "moco",
+    "bimodal_global_contrastive",
+    "contrastive_log_sums",
+    "global_contrastive",
     "moving_average_update_",
     "nnclr",
     "nt_xent",
