@@ -107,6 +107,17 @@ def _contrastive_log_sums_gradients() -> list[Arguments]:
     ]
 
 
+def _info_nce_step() -> list[Arguments]:
+    a, b = randn(4, 3, seed=1), randn(4, 3, seed=2)
+    return [
+        (a, b, _scalar(0.5), None, False, False, True, True),
+        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), False, False, True, True),
+        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, True, False, False, True),
+        (a, b, _scalar(0.5), None, False, True, True, False),
+        (a[:1], b[:1], _scalar(0.5), None, True, False, True, True),
+    ]
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.

@@ -8,11 +8,11 @@ _C = load_extension()
 from xrisk_ext import distributed, losses, metrics, ops, reference  # noqa: E402
 from xrisk_ext.losses import (  # noqa: E402
     AveragePrecisionLoss,
+    BimodalGlobalContrastiveLoss,
     CLIPLoss,
     CompositionalEntropicLoss,
     EqCoLoss,
     FlatNCELoss,
-    BimodalGlobalContrastiveLoss,
     GlobalContrastiveLoss,
     MeanAveragePrecisionLoss,
     MoCoLoss,
@@ -25,11 +25,11 @@ from xrisk_ext.state import MovingAverage  # noqa: E402
 
 __all__ = [
     "AveragePrecisionLoss",
+    "BimodalGlobalContrastiveLoss",
     "CLIPLoss",
     "CompositionalEntropicLoss",
     "EqCoLoss",
     "FlatNCELoss",
-    "BimodalGlobalContrastiveLoss",
     "GlobalContrastiveLoss",
     "MeanAveragePrecisionLoss",
     "MoCoLoss",

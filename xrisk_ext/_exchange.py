@@ -7,9 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xrisk_ext.losses._rows import WholeBatch
-from xrisk_ext.ops import moving_average_update_
-from xrisk_ext.state import MovingAverage, copy_of_rows
+from xrisk_ext.losses._rows import WholeBatch, update_sides
+from xrisk_ext.state import copy_of_rows
 
 if TYPE_CHECKING:
     from xrisk_ext._state_shard import StateShard
@@ -220,6 +219,8 @@ class _Shared(torch.autograd.Function):
 class ShardOfBatch(WholeBatch):
     """The own rows of a batch that the processes of a group share."""
 
+    is_whole = False
+
     def __init__(self, exchange: Exchange, shards: "dict[int, StateShard]") -> None:
         self._exchange = exchange
         self._shards = shards
@@ -242,32 +243,39 @@ class ShardOfBatch(WholeBatch):
 
     def update(
         self,
-        state: MovingAverage,
+        state: Tensor,
         index: Tensor,
         values: Tensor,
-        gamma: Tensor,
+        gamma: float | Tensor,
         *,
+        log: bool = True,
         write: bool,
     ) -> Tensor:
-        if gamma.dim() == 0:
-            index, values = self.gather_constants(index, values)
+        by_row = values.detach().T.contiguous()  # [B] or [B, S]
+        if isinstance(gamma, Tensor) and gamma.dim() > 0:
+            index, by_row, gamma = self.gather_constants(index, by_row, gamma)
         else:
-            index, values, gamma = self.gather_constants(index, values, gamma)
-        shard = self._shards.get(id(state.value))
+            index, by_row = self.gather_constants(index, by_row)
+        values = by_row.T.contiguous()
+        shard = self._shards.get(id(state))
         if shard is not None:
             table, ids = shard.fetch(index)
         elif write:
-            table, ids = state.value, index
+            table, ids = state, index
         else:
-            table, ids = copy_of_rows(state.value, index)
-        stored = moving_average_update_(table, ids, values, gamma, log=True)
+            table, ids = copy_of_rows(state, index)
+        stored = update_sides(table, ids, values, gamma, log)
         if shard is not None and write:
             shard.store(table, index)
-        return self._exchange.own_rows(stored)
+        return self._own(stored)
 
-    def read(self, state: MovingAverage, index: Tensor) -> Tensor:
-        shard = self._shards.get(id(state.value))
+    def read(self, state: Tensor, index: Tensor) -> Tensor:
+        shard = self._shards.get(id(state))
         if shard is None:
             return super().read(state, index)
         (index,) = self.gather_constants(index)
-        return self._exchange.own_rows(shard.fetch(index)[0])
+        return self._own(shard.fetch(index)[0])
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """Of [B] or [S, B]."""
+        return rows.narrow(-1, self.offset, self._exchange.own)

@@ -4,6 +4,7 @@ from xrisk_ext.losses._contrastive_loss import cosine_gamma
 from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
 from xrisk_ext.losses.compositional_entropic import CompositionalEntropicLoss
+from xrisk_ext.losses.contrastive import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
 from xrisk_ext.losses.contrastive_baselines import (
     CLIPLoss,
     EqCoLoss,
@@ -15,23 +16,17 @@ from xrisk_ext.losses.contrastive_queues import MoCoLoss, NNCLRLoss
 
 __all__ = [
     "AveragePrecisionLoss",
+    "BimodalGlobalContrastiveLoss",
     "CLIPLoss",
     "CompositionalEntropicLoss",
     "EqCoLoss",
     "FlatNCELoss",
+    "GlobalContrastiveLoss",
     "MeanAveragePrecisionLoss",
     "MoCoLoss",
     "NNCLRLoss",
     "NTXentLoss",
     "PairwiseAUCLoss",
     "SupConLoss",
-from xrisk_ext.losses.contrastive import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
-
-__all__ = [
-    "AveragePrecisionLoss",
-    "BimodalGlobalContrastiveLoss",
-    "GlobalContrastiveLoss",
-    "MeanAveragePrecisionLoss",
-    "PairwiseAUCLoss",
     "cosine_gamma",
 ]

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xrisk_ext.losses._rows import WholeBatch
 from xrisk_ext.losses._schedules import POSITIVE, Range, ScheduledLoss
@@ -35,14 +35,35 @@ def check_embeddings(first: str, **embeddings: Tensor | None) -> None:
     check_devices(like, first, **embeddings)
 
 
+def check_integers(like: Tensor, name: str, values: Tensor, stop: int) -> None:
+    """One number in [0, stop) for each row of ``like``; the range only on the CPU."""
+    check_tensor(values, name)
+    if values.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"expected {name} to be int64 or int32, got {values.dtype}")
+    if values.shape != like.shape[:1]:
+        raise ValueError(f"expected {name} of shape [{len(like)}], got {tuple(values.shape)}")
+    check_devices(like, "the embeddings", **{name: values})
+    if values.is_cpu and values.numel() and not torch.compiler.is_compiling():
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= stop:
+            raise IndexError(f"expected {name} in [0, {stop}), got {low if low < 0 else high}")
+
+
 def accumulated(x: Tensor) -> Tensor:
     """In the dtype that sums are taken in."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows of length one (a zero row stays zero); norms in float32 or better, dtype as before."""
-    return nn.functional.normalize(accumulated(x), dim=1).to(x.dtype)
+    """Rows of length one, by norms in float32 or better, in the dtype as before.
+
+    A zero row stays zero and gets no gradient.
+    """
+    wide = accumulated(x)
+    length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    empty = length == 0
+    unit = wide / length.masked_fill(empty, 1.0)
+    return unit.masked_fill(empty, 0.0).to(x.dtype)
 
 
 def row_products(a: Tensor, b: Tensor) -> Tensor:
@@ -70,6 +91,10 @@ class EmbeddingLoss(ScheduledLoss):
 
     def _unit(self, x: Tensor) -> Tensor:
         return unit_rows(x) if self.normalize else x
+
+    def _is_fused(self, rows: WholeBatch, view: Tensor) -> bool:
+        """Does one fused step, with the gradient in the forward, compute the mean?"""
+        return rows.is_whole and self.reduction == "mean" and view.is_cpu
 
     def _reduce(self, rows: WholeBatch, values: Tensor, count: int) -> Tensor:
         """The mean over the ``count`` values of all processes, or those of the own rows."""

@@ -5,15 +5,17 @@ A loss over embeddings is written once, for its own rows against the keys of all
 gathers and sums over processes.
 """
 
+import torch
 from torch import Tensor
 
 from xrisk_ext.ops import moving_average_update_
-from xrisk_ext.state import MovingAverage, copy_of_rows
+from xrisk_ext.state import copy_of_rows, row_dimension
 
 
 class WholeBatch:
     """One process: its rows are the batch."""
 
+    is_whole = True
     offset = 0
     """Where the own rows begin among those of all processes."""
 
@@ -39,25 +41,40 @@ class WholeBatch:
 
     def update(
         self,
-        state: MovingAverage,
+        state: Tensor,
         index: Tensor,
         values: Tensor,
-        gamma: Tensor,
+        gamma: float | Tensor,
         *,
+        log: bool = True,
         write: bool,
     ) -> Tensor:
-        """What the log-domain state stores for the own rows, duplicate ids of all averaged.
+        """What the state stores for the own rows, duplicate ids of all averaged.
 
-        `gamma` is 0-dim or one per row. With ``write=False`` the state is read only.
+        Shapes: state ``[N]`` or ``[S, N]``, index ``[B]``, values and result ``[B]`` or ``[S, B]``,
+        gamma a number or one per row. With ``write=False`` the state is read only.
         """
-        table = state.value
         if not write:
-            table, index = copy_of_rows(table, index)
-        return moving_average_update_(table, index, values, gamma, log=True)
+            state, index = copy_of_rows(state, index)
+        return update_sides(state, index, values, gamma, log)
 
-    def read(self, state: MovingAverage, index: Tensor) -> Tensor:
+    def read(self, state: Tensor, index: Tensor) -> Tensor:
         """The state's rows of the own ids."""
-        return state.value.index_select(0, index)
+        return state.index_select(row_dimension(state), index)
+
+
+def update_sides(
+    state: Tensor, index: Tensor, values: Tensor, gamma: float | Tensor, log: bool
+) -> Tensor:
+    """The update of a state ``[N]`` or, side by side, ``[S, N]``."""
+    if state.dim() == 1:
+        return moving_average_update_(state, index, values, gamma, log=log)
+    return torch.stack(
+        [
+            moving_average_update_(side, index, of_side, gamma, log=log)
+            for side, of_side in zip(state, values, strict=True)
+        ]
+    )
 
 
 WHOLE_BATCH = WholeBatch()

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from xrisk_ext.losses._embeddings import FLOATING, Reduction, row_products
+from xrisk_ext.losses._embeddings import FLOATING, Reduction, check_integers, row_products
 from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.losses._schedules import FINITE, NOT_NEGATIVE, SHARE, Range, ScheduledLoss
 from xrisk_ext.ops.contrastive import contrastive_log_sums
@@ -161,9 +161,9 @@ class CompositionalEntropicLoss(ScheduledLoss):
             assert index is not None
             gamma = self.gamma
             if self.method == "scent":
-                before = rows.read(self.state, index).double()
+                before = rows.read(self.state.value, index).double()
                 gamma = torch.sigmoid(self.alpha + self.kappa * before)
-            nu = rows.update(self.state, index, observed, gamma, write=update_state)
+            nu = rows.update(self.state.value, index, observed, gamma, write=update_state)
             nu = nu.to(observed.dtype)
         moved = torch.exp(observed - nu) * (log_g - observed)  # zero, with the dynamic gradient
         values = nu + log_rest + moved
@@ -188,28 +188,14 @@ class CompositionalEntropicLoss(ScheduledLoss):
                 f"{tuple(class_weights.shape)}"
             )
         check_devices(features, "features", class_weights=class_weights)
-        self._check_integers(features, "targets", targets, len(class_weights))
+        check_integers(features, "targets", targets, len(class_weights))
         if self.state is None or not self.training:
             return
         if index is None:
             raise ValueError("expected index, which is needed where there is state, got None")
         assert self.num_samples is not None
-        self._check_integers(features, "index", index, self.num_samples)
+        check_integers(features, "index", index, self.num_samples)
         check_devices(features, "features", state=self.gamma)
-
-    def _check_integers(self, features: Tensor, name: str, values: Tensor, stop: int) -> None:
-        check_tensor(values, name)
-        if values.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"expected {name} to be int64 or int32, got {values.dtype}")
-        if values.shape != features.shape[:1]:
-            raise ValueError(
-                f"expected {name} of shape [{len(features)}], got {tuple(values.shape)}"
-            )
-        check_devices(features, "features", **{name: values})
-        if values.is_cpu and values.numel() and not torch.compiler.is_compiling():
-            low, high = int(values.min()), int(values.max())
-            if low < 0 or high >= stop:
-                raise IndexError(f"expected {name} in [0, {stop}), got {low if low < 0 else high}")
 
     def extra_repr(self) -> str:
         schedule = (

@@ -2,7 +2,8 @@
 
 Each is a few lines on :func:`~xrisk_ext.ops.contrastive_log_sums`: no matrix of similarities is
 stored, forward or backward, and positives are products of rows. `forward_rows` computes a process's
-own rows against the keys of all (xrisk_ext.distributed).
+own rows against the keys of all (xrisk_ext.distributed). On the CPU the mean of a whole batch is a
+fused step, which multiplies similarities once for both directions.
 """
 
 import math
@@ -21,6 +22,7 @@ from xrisk_ext.losses._embeddings import (
 from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.losses._schedules import POSITIVE, Range
 from xrisk_ext.ops.contrastive import contrastive_log_sums
+from xrisk_ext.ops.info_nce import info_nce_step
 from xrisk_ext.ops.surrogates import check_devices, check_tensor
 
 
@@ -52,6 +54,8 @@ class _TwoViewLoss(EmbeddingLoss, ABC):
     ) -> Tensor:
         """As ``forward``, for the own rows of a batch."""
         check_embeddings("view1", view1=view1, view2=view2)
+        if self._is_fused(rows, view1):
+            return self._fused(view1, view2)
         a, b = self._unit(view1), self._unit(view2)
         all_a, all_b = rows.gather(a, b)
         queries, count = torch.cat((a, b)), len(all_a)
@@ -61,6 +65,20 @@ class _TwoViewLoss(EmbeddingLoss, ABC):
         similarity = row_products(a, b) / self.temperature
         values = self._values(queries, keys, own, positive, similarity.repeat(2))
         return self._reduce(rows, values, 2 * count)
+
+    def _fused(
+        self, view1: Tensor, view2: Tensor, alpha: Tensor | None = None, flat: bool = False
+    ) -> Tensor:
+        """The mean over the whole batch, by the fused step."""
+        return info_nce_step(
+            view1,
+            view2,
+            self.temperature,
+            alpha,
+            bimodal=False,
+            flat=flat,
+            normalize=self.normalize,
+        )
 
     @abstractmethod
     def _values(
@@ -123,6 +141,11 @@ class FlatNCELoss(_TwoViewLoss):
     ) -> None:
         super().__init__(temperature=temperature, normalize=normalize, reduction=reduction)
 
+    def _fused(
+        self, view1: Tensor, view2: Tensor, alpha: Tensor | None = None, flat: bool = True
+    ) -> Tensor:
+        return super()._fused(view1, view2, alpha, flat)
+
     def _values(
         self, queries: Tensor, keys: Tensor, own: Tensor, positive: Tensor, similarity: Tensor
     ) -> Tensor:
@@ -162,6 +185,11 @@ class EqCoLoss(_TwoViewLoss):
     ) -> None:
         super().__init__(temperature=temperature, normalize=normalize, reduction=reduction)
         self._register_schedule("alpha", alpha)
+
+    def _fused(
+        self, view1: Tensor, view2: Tensor, alpha: Tensor | None = None, flat: bool = False
+    ) -> Tensor:
+        return super()._fused(view1, view2, self.alpha, flat)
 
     def _values(
         self, queries: Tensor, keys: Tensor, own: Tensor, positive: Tensor, similarity: Tensor
@@ -239,18 +267,23 @@ class SupConLoss(EmbeddingLoss):
         a, b = self._unit(view1), self._unit(view2)
         all_a, all_b = rows.gather(a, b)
         queries, count = torch.cat((a, b)), len(all_a)
-        keys = _keys(queries, a, all_a, all_b)
         own = torch.arange(len(a), device=a.device) + rows.offset
         if labels is None:
             labels = own
         (all_labels,) = rows.gather_constants(labels)
-
-        log_mean = contrastive_log_sums(
-            queries, keys, temperature=self.temperature, exclude=torch.cat((own, own + count))
-        )
         sums, sizes = _class_sums(all_a, all_b, all_labels, rows.offset, len(a))  # of own rows
         positives = row_products(queries, sums.repeat(2, 1)) - row_products(queries, queries)
         means = positives / ((2 * sizes - 1).repeat(2) * self.temperature)
+        if self._is_fused(rows, view1):  # NT-Xent, and what the positives differ by
+            fused = info_nce_step(
+                view1, view2, self.temperature, None, bimodal=False, normalize=self.normalize
+            )
+            pairs = row_products(a, b) / self.temperature
+            return fused + (pairs.repeat(2) - means).sum() / max(2 * count, 1)
+        keys = _keys(queries, a, all_a, all_b)
+        log_mean = contrastive_log_sums(
+            queries, keys, temperature=self.temperature, exclude=torch.cat((own, own + count))
+        )
         values = log_mean + math.log(max(2 * count - 1, 1)) - means
         return self._reduce(rows, values, 2 * count)
 
@@ -347,6 +380,10 @@ class CLIPLoss(EmbeddingLoss):
         """As ``forward``, for the own rows of a batch."""
         check_embeddings("view1", view1=view1, view2=view2)
         temperature = rows.shared(self._current_temperature())
+        if self._is_fused(rows, view1):
+            return info_nce_step(
+                view1, view2, temperature, None, bimodal=True, normalize=self.normalize
+            )
         a, b = self._unit(view1), self._unit(view2)
         all_a, all_b = rows.gather(a, b)
         by_row = contrastive_log_sums(a, all_b, temperature=temperature)
