@@ -118,6 +118,35 @@ def _info_nce_step() -> list[Arguments]:
     ]
 
 
+def _contrastive_step_() -> list[Arguments]:
+    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, lowest, highest,
+    rho, epsilon; bimodal, normalize, per_view, relative, temperature_weighted; update_state,
+    needs_gradient.
+    """
+
+    def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
+        return torch.full((sides, 6), value)
+
+    def three(sides: int) -> tuple[torch.Tensor, ...]:
+        return state(sides), state(sides, 0.2), state(sides, 0.0)
+
+    first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
+    learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
+    numbers = (_scalar(0.3), _scalar(0.2), _scalar(0.01), 0.9, 0.05, 0.7, 0.3, 0.0)
+    tau = torch.tensor(0.2, requires_grad=True)
+    learned = (*numbers[:1], tau, *numbers[2:])
+    one, own = (False, True, False, False, True), (False, True, False, True, True)
+    two = (True, True, False, True, True)
+    return [
+        (first, second, index, state(1), None, None, *numbers, *one, True, True),
+        (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
+        (learnt, second, index, state(2), None, None, *learned, *two, True, True),
+        (learnt, half, index, *three(2), *numbers, *two, False, True),
+        (first.half(), half, None, None, None, None, *numbers, *one, True, False),
+        (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
+    ]
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.
@@ -192,7 +221,9 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
     "contrastive_log_sums_rows": _contrastive_log_sums_rows,
+    "info_nce_step": _info_nce_step,
     "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
+    "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
@@ -224,7 +255,8 @@ def test_what_the_schema_says_is_written_is_the_state(name: str) -> None:
     schema = overload(name)._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     # a trailing underscore mutates, and nothing else does
-    assert written == (["state"] if name.endswith("_") else [])
+    assert written[:1] == (["state"] if name.endswith("_") else [])
+    assert all(argument.startswith("state") for argument in written)
     assert schema.is_mutable == name.endswith("_")
     assert not any(returned.alias_info for returned in schema.returns)
 
@@ -247,8 +279,10 @@ def test_writing_bumps_the_version_and_reading_does_not(name: str) -> None:
         before = {key: t._version for key, t in tensors.items()}
         overload(name)(*arguments)
         bumped = {key for key, t in tensors.items() if t._version > before[key]}
-        writes = "state" in tensors and (name != "score_step_" or arguments[11])
-        assert bumped == ({"state"} if writes else set())
+        written = {key for key in tensors if key.startswith("state")}
+        switches = {a.name: v for a, v in zip(schema.arguments, arguments, strict=True)}
+        writes = name.endswith("_") and switches.get("update_state", True)
+        assert bumped == (written if writes else set())
 
 
 @each_op

@@ -62,7 +62,7 @@ def unit_rows(x: Tensor) -> Tensor:
     wide = accumulated(x)
     length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     empty = length == 0
-    unit = wide / length.masked_fill(empty, 1.0)
+    unit: Tensor = wide / length.masked_fill(empty, 1.0)
     return unit.masked_fill(empty, 0.0).to(x.dtype)
 
 

@@ -31,7 +31,7 @@ class GlobalContrastiveLoss(ContrastiveLoss):
         gamma: weight of the new observation, in [0, 1]; may be assigned at any time, see
             :func:`~xrisk_ext.losses.cosine_gamma`.
         individual_temperature: each sample has its own temperature (iSogCLR), which minimises
-            ``tau_i log u_i + rho tau_i`` by momentum steps along its slope, the mean over the views.
+            ``tau_i log u_i + rho tau_i`` by momentum steps along its slope, the mean of both views.
         normalize: divide embeddings by their length (the gradient passes through it). A row of
             zeros stays zero and gets no gradient.
         denominator: ``"shared"``: one u for both views, the mean of the two. ``"per_view"``: each

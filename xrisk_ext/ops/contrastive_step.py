@@ -36,8 +36,8 @@ def contrastive_step(
 ) -> Tensor:
     """Value of one step; its gradients, for both views and the temperature, are attached to it.
 
-    Shapes: views ``[B, D]``; index ``[B]``; state, temperatures and momenta ``[S, N]`` or None, with
-    one side S for one modality and two for two.
+    Shapes: views ``[B, D]``; index ``[B]``; state, temperatures and momenta ``[S, N]`` or None, S
+    being 1 for one modality and 2 for two.
     """
     needs_gradient = torch.is_grad_enabled() and (
         view1.requires_grad or view2.requires_grad or temperature.requires_grad

@@ -46,7 +46,7 @@ def kept_keys(exclude: Tensor | None, like: Tensor) -> Tensor:
     kept = torch.ones_like(like, dtype=torch.bool)
     if exclude is None:
         return kept
-    columns = exclude.long().reshape(like.shape[0], -1)
+    columns = exclude.long()[:, None] if exclude.dim() == 1 else exclude.long()
     if bool(((columns < -1) | (columns >= like.shape[1])).any()):
         raise IndexError(f"expected exclude in [-1, {like.shape[1]})")
     for row, excluded in enumerate(columns.tolist()):

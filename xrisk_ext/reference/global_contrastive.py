@@ -94,13 +94,13 @@ def global_contrastive(
     if not relative:
         surrogate = surrogate - positive.sum() / batch
         value = value - positive.detach().sum() / batch
-    gradients = torch.autograd.grad(surrogate, (a, c))
+    by_view1, by_view2 = torch.autograd.grad(surrogate, (a, c))
     if individual is not None:
         value = value + individual.rho * tau.sum() / batch
         mean_exponents = (w * exponents.masked_fill(~negative, 0.0)).sum(dim=1)
         g = (log_u + individual.rho - mean_exponents).view(2, batch).mean(dim=0, keepdim=True)
         _step_temperatures(individual, index, g)
-    return value.detach(), *gradients
+    return value.detach(), by_view1, by_view2
 
 
 def bimodal_global_contrastive(
@@ -158,7 +158,7 @@ def bimodal_global_contrastive(
     mean_exponents = (w * exponents.masked_fill(~negative, 0.0)).sum(dim=2)  # [2, B]
     share = torch.ones_like(tau) if temperature_weighted else 1.0 / tau
     surrogate = (share[:, :, None] * w * h).sum() / (2 * batch)
-    gradients = torch.autograd.grad(surrogate, (e, t))
+    by_image, by_text = torch.autograd.grad(surrogate, (e, t))
     rho = rho if individual is None else individual.rho
     if temperature_weighted:
         value = (tau * (log_u + rho)).sum() / (2 * batch)
@@ -168,7 +168,7 @@ def bimodal_global_contrastive(
         slope = -(mean_exponents / tau).sum() / (2 * batch)
     if individual is not None:
         _step_temperatures(individual, index, log_u + rho - mean_exponents)
-    return value.detach(), *gradients, slope
+    return value.detach(), by_image, by_text, slope
 
 
 def _leaf(view: Tensor) -> Tensor:
