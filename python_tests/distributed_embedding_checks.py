@@ -9,6 +9,7 @@ import torch
 from baseline_helpers import BASELINES, DIM, make_baseline
 from distributed_checks import FEATURES, NUM_SAMPLES, UNEVEN, Ranks, assert_same, own_rows
 from helpers import randn
+from test_contrastive_rows import VARIANTS, make_global
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -196,3 +197,15 @@ def check_defect_every_process_computes_all_rows(ranks: Ranks) -> None:
                 own["y"] @ torch.ones(FEATURES, DIM).double(),
             )
         assert sum(asked) == rows
+
+
+def check_global_contrastive_losses(ranks: Ranks) -> None:
+    def call(loss: nn.Module, model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        image, text, classes = model(rows)
+        value: Tensor = loss(image, text, rows["index"])
+        return value + 0.0 * classes.sum()
+
+    for kind, name in VARIANTS:
+        make = lambda: make_global(kind, name)  # noqa: B023, E731
+        follow_one_process(ranks, make, UNEVEN, call)
+        follow_one_process(ranks, make, (3, 3, 3, 3), call, state="sharded")

@@ -292,7 +292,7 @@ def test_one_derivative(name: str) -> None:
     first = gradients_kept(value, a)
     assert torch.equal(first, gradients_kept(value, a))
     (gradient,) = torch.autograd.grad(loss(a, b), a, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
+    with pytest.raises(RuntimeError, match=r"twice|not implemented"):  # by us, or by torch
         gradient.sum().backward()
 
 

@@ -118,7 +118,7 @@ class Exchange:
             everything = torch.cat([blocks[r, :n] for r, n in enumerate(self.sizes)])
         parts = torch.split(everything, [b.shape[1] for b in bytes_of], 1)
         return [
-            part.contiguous().view(t.dtype).view(self.count, *t.shape[1:])
+            part.contiguous().flatten().view(t.dtype).view(self.count, *t.shape[1:])
             for part, t in zip(parts, tensors, strict=True)
         ]
 
@@ -148,8 +148,9 @@ def _row_bytes(tensor: Tensor) -> int:
 
 def _as_bytes(tensor: Tensor) -> Tensor:
     """[B, ...] as the bytes of its rows [B, W]."""
-    rows = tensor.detach().reshape(tensor.shape[0], tensor.shape[1:].numel()).contiguous()
-    return rows.view(torch.uint8)
+    # flat: a row of one element may have any stride, and then has no bytes to view
+    flat = tensor.detach().contiguous().flatten()
+    return flat.view(torch.uint8).view(tensor.shape[0], _row_bytes(tensor))
 
 
 class _Gather(torch.autograd.Function):
@@ -251,12 +252,12 @@ class ShardOfBatch(WholeBatch):
         log: bool = True,
         write: bool,
     ) -> Tensor:
-        by_row = values.detach().T.contiguous()  # [B] or [B, S]
+        by_row = values.detach().movedim(-1, 0).contiguous()  # [B] or [B, S]
         if isinstance(gamma, Tensor) and gamma.dim() > 0:
             index, by_row, gamma = self.gather_constants(index, by_row, gamma)
         else:
             index, by_row = self.gather_constants(index, by_row)
-        values = by_row.T.contiguous()
+        values = by_row.movedim(0, -1).contiguous()
         shard = self._shards.get(id(state))
         if shard is not None:
             table, ids = shard.fetch(index)
