@@ -71,7 +71,7 @@ def follow_one_process(
     *,
     group: Any = None,
     labels: int = 1,
-    steps: int = 4,
+    steps: int = 3,
     state: str = "replicated",
     **options: Any,
 ) -> None:

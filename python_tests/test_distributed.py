@@ -36,7 +36,7 @@ def run_in_processes(count: int, target: Callable[..., None], *arguments: Any) -
         patch.setenv("OMP_NUM_THREADS", "1")
         for process in processes:
             process.start()
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 150
     for process in processes:
         process.join(timeout=max(deadline - time.monotonic(), 0))
     ended = [process.exitcode for process in processes]
@@ -60,7 +60,7 @@ def _run_checks(rank: int, folder: str) -> None:
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=PROCESSES,
-        timeout=timedelta(seconds=20),  # where one fails, the others do not wait for ever
+        timeout=timedelta(seconds=40),  # where one fails, the others do not wait for ever
     )
     ranks = distributed_checks.Ranks()
     results = Path(folder, f"{rank}.txt")
