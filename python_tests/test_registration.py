@@ -127,6 +127,17 @@ def _contrastive_log_sums_gradients() -> list[Arguments]:
     ]
 
 
+def _info_nce_step() -> list[Arguments]:
+    a, b = randn(4, 3, seed=1), randn(4, 3, seed=2)
+    return [
+        (a, b, _scalar(0.5), None, False, False, True, True),
+        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), False, False, True, True),
+        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, True, False, False, True),
+        (a, b, _scalar(0.5), None, False, True, True, False),
+        (a[:1], b[:1], _scalar(0.5), None, True, False, True, True),
+    ]
+
+
 def _contrastive_step_() -> list[Arguments]:
     """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, lowest, highest,
     rho, epsilon; bimodal, normalize, per_view, relative, temperature_weighted; update_state,
@@ -340,6 +351,7 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "topk_threshold_gradient": _topk_threshold_gradient,
     "partial_auc_step_": _partial_auc_step_,
     "contrastive_log_sums_rows": _contrastive_log_sums_rows,
+    "info_nce_step": _info_nce_step,
     "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
     "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,

@@ -198,6 +198,26 @@ def _retrieval(races: list[Race]) -> Table:
     return head, rows
 
 
+def _baselines(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
+    head += ["ours MB", "eager MB", "metric_learning MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "eager"),
+                _ratio(race, "metric_learning"),
+                *(_megabytes(race, name) for name in ("ours", "eager", "metric_learning")),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _partial_auc(races: list[Race]) -> Table:
     head = ["rule and batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours"]
     head += ["eager/ours", "ours MB", "LibAUC MB"]
@@ -357,6 +377,7 @@ SUMMARIES: dict[str, Summary] = {
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "contrastive_baselines": _baselines,
     "partial_auc": _partial_auc,
     "ndcg": _ndcg,
     "listwise": _retrieval,
