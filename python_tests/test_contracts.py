@@ -299,14 +299,16 @@ def test_kernels_run_on_as_many_threads_as_torch_has(threads: int) -> None:
 
 # Batches of several chunks: of anchors, of items, and of both and of the state update.
 WIDE = [("direct", 20_000, 1000), ("direct", 140_000, 40), ("sort", 200_000, 40_000)]
+WIDE_SURROGATES = ("squared_hinge", "barrier_hinge", "squared", "exponential")
+WIDE_STEPS = [(name, *wide) for name in WIDE_SURROGATES for wide in WIDE]
+WIDE_STEPS += [(name, "smooth", 200_000, 40_000) for name in ("logistic", "sigmoid")]
 
 
 @each_loss
-@pytest.mark.parametrize(("algorithm", "size", "positives"), WIDE)
-@pytest.mark.parametrize("name", ["squared_hinge", "barrier_hinge", "squared", "exponential"])
+@pytest.mark.parametrize(("name", "algorithm", "size", "positives"), WIDE_STEPS)
 @pytest.mark.usefixtures("restore_threads")
 def test_threads_change_nothing(
-    kind: str, algorithm: str, size: int, positives: int, name: str
+    kind: str, name: str, algorithm: str, size: int, positives: int
 ) -> None:
     if kind == "kl":  # has no algorithm that need not visit every pair
         size, positives = size // 20, max(positives // 20, 40)

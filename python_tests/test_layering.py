@@ -25,7 +25,13 @@ LAYERS = {
 }
 # the one door from kernels to the shim that runs them on the host
 MAY_ALSO_INCLUDE = {"cuda/platform.h": {"simt"}}
-HOST_INTERFACES = ("moving_average.h", "pairs.h", "score_step.h", "surrogate_values.h")
+HOST_INTERFACES = (
+    "entrywise.h",
+    "moving_average.h",
+    "pairs.h",
+    "score_step.h",
+    "surrogate_values.h",
+)
 CUDA_HEADERS = {name: ("cuda_runtime_api.h",) for name in HOST_INTERFACES} | {
     "platform.h": ("cuda_runtime.h",),
     "device_sort.cu": ("cub/device/device_radix_sort.cuh",),
@@ -194,11 +200,12 @@ def test_the_reference_stands_alone() -> None:
             assert within(module, *allowed), f"{path} imports {module}"
 
 
-def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
-    package = {"torch", "typing", "collections"}
+def test_ops_do_not_import_losses_losses_not_the_reference_and_data_neither() -> None:
+    package = {"torch", "typing", "collections", "math"}
     allowed = {
         "ops": ("xrisk_ext.ops",),
         "losses": ("xrisk_ext.losses", "xrisk_ext.ops", "xrisk_ext.state"),
+        "data": ("xrisk_ext.data", "abc"),
     }
     for folder, below in allowed.items():
         for path in python_files(PACKAGE / folder):

@@ -87,6 +87,75 @@ def _moving_average_update_() -> list[Arguments]:
     ]
 
 
+def _topk_threshold() -> list[Arguments]:
+    offsets = torch.tensor([0, 3, 3, 9])
+    return [
+        (randn(9).float(), 2, None, False, 0.5, 0.01, 1e-4),
+        (randn(4, 9), 2, None, True, 0.5, 0.3, 1e-4),
+        (randn(2, 3, 9).half().transpose(0, 2), 1, None, True, 0.5, 0.3, 1e-4),
+        (randn(9), 2, offsets, False, 0.5, 0.01, 1e-4),
+        (randn(9).float(), 0, offsets.int(), True, 0.5, 0.3, 1e-4),
+        (torch.zeros(3, 0), 0, None, False, 0.5, 0.01, 1e-4),
+    ]
+
+
+def _topk_threshold_gradient() -> list[Arguments]:
+    inputs = []
+    for scores, *rest in _topk_threshold():
+        _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
+        inputs.append((scores, roots, torch.ones_like(roots), *rest))
+    return inputs
+
+
+def _contrastive_log_sums_rows() -> list[Arguments]:
+    q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
+    return [
+        (q, k, _scalar(0.5), None),
+        (q.float(), k.float(), _scalar(0.5), exclude),
+        (q.half(), k.bfloat16(), randn(4).abs() + 0.1, exclude[:, None].int()),
+        (q[:0], k, _scalar(0.5), None),
+    ]
+
+
+def _contrastive_log_sums_gradients() -> list[Arguments]:
+    q, k, row = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.ones(4, dtype=torch.float64)
+    return [
+        (q, k, _scalar(0.5), None, row, row, row, True, True),
+        (q.float(), k.float(), _scalar(0.5), None, row.float(), row, row, True, False),
+        (q.half(), k.half(), row.float(), torch.zeros(4, 2).long(), row, row, row, False, True),
+        (q, k[:0], _scalar(0.5), None, row, row, row, True, True),
+    ]
+
+
+def _contrastive_step_() -> list[Arguments]:
+    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, lowest, highest,
+    rho, epsilon; bimodal, normalize, per_view, relative, temperature_weighted; update_state,
+    needs_gradient.
+    """
+
+    def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
+        return torch.full((sides, 6), value)
+
+    def three(sides: int) -> tuple[torch.Tensor, ...]:
+        return state(sides), state(sides, 0.2), state(sides, 0.0)
+
+    first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
+    learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
+    numbers = (_scalar(0.3), _scalar(0.2), _scalar(0.01), 0.9, 0.05, 0.7, 0.3, 0.0)
+    tau = torch.tensor(0.2, requires_grad=True)
+    learned = (*numbers[:1], tau, *numbers[2:])
+    one, own = (False, True, False, False, True), (False, True, False, True, True)
+    two = (True, True, False, True, True)
+    return [
+        (first, second, index, state(1), None, None, *numbers, *one, True, True),
+        (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
+        (learnt, second, index, state(2), None, None, *learned, *two, True, True),
+        (learnt, half, index, *three(2), *numbers, *two, False, True),
+        (first.half(), half, None, None, None, None, *numbers, *one, True, False),
+        (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
+    ]
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.
@@ -125,6 +194,63 @@ def _score_step_() -> list[Arguments]:
         ),
         (one[:0], ones[:0], index[:0], None, state(1), *schedules, *step, True, True, True),
     ]
+
+
+def _listwise_step() -> list[Arguments]:
+    """scores, relevance, mask, item_weights, temperature, rank_temperature, loss, counts, numbers,
+    reduction, needs_gradient.
+    """
+    scores, relevance = randn(3, 7), torch.arange(21).reshape(3, 7) % 3
+    mask, heat = randn(3, 7, seed=1) > -1.0, (_scalar(0.7), _scalar(1.3))
+    learnt = scores.clone().requires_grad_()
+    return [
+        (learnt, relevance, mask, None, *heat, 0, [1, 1], [], 1, True),
+        (scores.float(), relevance, None, None, *heat, 1, [2], [], 0, True),
+        (learnt, relevance.float(), None, None, *heat, 2, [], [], 0, True),
+        (scores.half(), relevance, mask, None, *heat, 3, [], [], 2, True),
+        (scores[0], relevance[0], None, None, *heat, 4, [], [], 0, False),
+        (learnt, relevance, mask, None, *heat, 5, [3, 5], [0.0], 1, True),
+        (learnt, relevance > 0, mask, scores.abs(), *heat, 6, [], [], 1, True),
+        (scores.t(), relevance.t(), None, None, *heat, 7, [5], [-2.0, 2.0], 0, True),
+        (scores[:0], relevance[:0], None, None, *heat, 8, [1, 2], [], 1, True),
+    ]
+
+
+def _ranking_step_() -> list[Arguments]:
+    """needs_gradient, scores, relevance, pair_index, query_index, mask, offsets, item_weights,
+    num_items, num_relevant, ideal_dcg, state, thresholds, curvatures, gamma, scale, schedules,
+    margin, epsilon, top_k, rule, options, surrogate, algorithm, update_state, mean_reduction.
+    """
+    scores, relevance = randn(3, 5), random_labels(3, 5).long()
+    pairs, users = torch.arange(15).reshape(3, 5) % 6, torch.tensor([1, 0, 1])
+    offsets = torch.tensor([0, 7, 7, 15])
+
+    def rows(count: int, value: float = float("nan")) -> torch.Tensor:
+        return torch.full((count,), value)
+
+    none = (None,) * 3
+    schedules = [_scalar(value) for value in (0.9, 0.01, 0.2, 1e-4, 2.0)]
+    gamma, scale = _scalar(0.3), _scalar(1.0)
+    lists = (None, None, None, *none)  # mask, offsets, item_weights and the sizes
+    ndcg, listwise, ap = (0, 0, 1, 0), (1, 0, 1, 0), (2, 0, 1, 0)
+    flat = (scores.reshape(-1), relevance.reshape(-1), pairs.reshape(-1))
+    sized = (None, None, randn(3, 5).abs(), _scalar(9.0), torch.ones(3), torch.ones(3))
+    learnt = scores.float().requires_grad_()
+    labels = torch.full((5, 6, 2), float("nan"))
+    return [
+        (True, learnt, relevance, pairs, users, *lists, rows(6), None, None, gamma, scale, [],
+         1.0, 0.5, 0, *ndcg, True, True),
+        (True, scores, relevance, pairs, users, *lists, rows(6), rows(2), rows(2), gamma, scale,
+         schedules, 1.0, 0.5, 2, *ndcg, True, False),
+        (False, scores.half(), relevance, None, None, relevance >= 0, None, None, *none, None,
+         None, None, _scalar(1.0), scale, [], 1.0, 0.5, 0, *ndcg, False, True),
+        (True, *flat, None, None, offsets, None, *none, rows(6, -torch.inf), None, None, gamma,
+         scale, [], 1.0, 0.5, 0, *listwise, True, False),
+        (True, scores, relevance, pairs.int(), users, *sized, rows(6), rows(2), rows(2), gamma,
+         scale, schedules, 0.7, 0.0, 2, *ndcg, True, True),
+        (True, learnt, relevance, torch.tensor([0, 5, 1]), None, *lists, labels, rows(5), rows(5),
+         gamma, scale, schedules, 1.0, 0.5, 2, *ap, True, True),
+    ]  # fmt: skip
 
 
 def _sort_descending() -> list[Arguments]:
@@ -189,8 +315,15 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_log_sums_columns": _pairwise_log_sums_columns,
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
+    "topk_threshold": _topk_threshold,
+    "topk_threshold_gradient": _topk_threshold_gradient,
     "partial_auc_step_": _partial_auc_step_,
+    "contrastive_log_sums_rows": _contrastive_log_sums_rows,
+    "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
+    "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,
+    "listwise_step": _listwise_step,
+    "ranking_step_": _ranking_step_,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
 }
@@ -223,6 +356,10 @@ def test_what_the_schema_says_is_written_is_the_state(name: str) -> None:
     # a trailing underscore mutates, and nothing else does
     states = ["state", "dual", "outer"] if name == "partial_auc_step_" else ["state"]
     assert written == (states if name.endswith("_") else [])
+    assert written[:1] == (["state"] if name.endswith("_") else [])
+    assert set(written) <= {"state", "thresholds", "curvatures"}
+    assert written[:1] == (["state"] if name.endswith("_") else [])
+    assert all(argument.startswith("state") for argument in written)
     assert schema.is_mutable == name.endswith("_")
     assert not any(returned.alias_info for returned in schema.returns)
 
@@ -248,6 +385,13 @@ def test_writing_bumps_the_version_and_reading_does_not(name: str) -> None:
         states = {"state", "dual", "outer"} & set(tensors)
         given = dict(zip([a.name for a in schema.arguments], arguments, strict=True))
         assert bumped == (states if given.get("update_state", True) else set())
+        flags = dict(zip((a.name for a in schema.arguments), arguments, strict=True))
+        states = {a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write}
+        assert bumped == (states & set(tensors) if flags.get("update_state", True) else set())
+        written = {key for key in tensors if key.startswith("state")}
+        switches = {a.name: v for a, v in zip(schema.arguments, arguments, strict=True)}
+        writes = name.endswith("_") and switches.get("update_state", True)
+        assert bumped == (written if writes else set())
 
 
 @each_op

@@ -17,8 +17,8 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
     std::fill(call.slopes, call.slopes + channels * anchors, 0.0);
     return;
   }
-  const auto kernel = call.term.above == Above::kNone ? kernels<T>().direct_rows
-                                                      : kernels<T>().threshold_rows;
+  const auto kernel =
+      call.term.above == Above::kNone ? kernels<T>().direct_rows : kernels<T>().threshold_rows;
   if (anchors < kFewAnchors && items > kItemGrain) {
     const int64_t parts = (items + kItemGrain - 1) / kItemGrain;
     const int64_t size = channels * anchors;
@@ -51,9 +51,8 @@ void direct_columns(const DirectColumns<T>& call, const Executor& executor) {
       std::max(kGroup, kPairGrain / std::max<int64_t>(1, call.anchor_count) / kGroup * kGroup);
   const auto kernel = call.term.above == Above::kNone ? kernels<T>().direct_columns
                                                       : kernels<T>().threshold_columns;
-  executor.for_range(call.items.count, grain, [&](int64_t, int64_t begin, int64_t end) {
-    kernel(call, begin, end);
-  });
+  executor.for_range(call.items.count, grain,
+                     [&](int64_t, int64_t begin, int64_t end) { kernel(call, begin, end); });
 }
 
 namespace {

@@ -3,7 +3,9 @@
 #include "cpu/curve_sums.h"
 #include "cpu/descending_sort.h"
 #include "torch/common.h"
+#include "torch/listwise_ops.h"
 #include "torch/ops.h"
+#include "torch/topk_ops.h"
 
 namespace xrisk {
 

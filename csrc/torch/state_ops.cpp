@@ -9,8 +9,10 @@
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
 #include "torch/cpu_step.h"
+#include "torch/moment_ops.h"
 #include "torch/ops.h"
 #include "torch/partial_auc_ops.h"
+#include "torch/ranking_ops.h"
 #include "torch/state_inputs.h"
 
 namespace xrisk {

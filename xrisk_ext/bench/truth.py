@@ -21,6 +21,8 @@ from xrisk_ext.testing.cases import (
     RetrievalInputs,
 )
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
+from xrisk_ext.testing.scaling_cases import ScalingInputs
+from xrisk_ext.testing.selection_cases import SelectionInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
@@ -164,6 +166,31 @@ def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(parts), grads[0], grads[1]
 
 
+def scaling_error(
+    inputs: ScalingInputs, surrogate: str, sums: Tensor, by_anchor: Tensor, by_item: Tensor
+) -> float:
+    """The largest error on eight anchors and eight items, relative to the largest of them."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.anchors, inputs.items), repr(inputs.scale), surrogate)
+    some, *truth = _once("scaling", key, lambda: _scaling(inputs, surrogate))
+    found = (sums.detach().cpu()[some], by_anchor.cpu()[some], by_item.cpu()[some])
+    return max(relative_error(x, y) for x, y in zip(found, truth, strict=True))
+
+
+def _scaling(inputs: ScalingInputs, surrogate: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = len(inputs.anchors)
+    some = torch.arange(8) * (n // 8)
+    x, y = inputs.anchors.double(), inputs.items.double()
+    upstream = inputs.upstream.double()
+    options: dict[str, Any] = {"surrogate": surrogate, "scale": inputs.scale}
+    anchors, items = x[some].requires_grad_(), y[some].requires_grad_()
+    sums = reference.pairwise_sums(anchors, y, **options)
+    (by_anchor,) = torch.autograd.grad(sums, anchors, upstream[some])
+    columns = reference.pairwise_sums(x, items, **options)
+    (by_item,) = torch.autograd.grad(columns, items, upstream)
+    return some, sums.detach(), by_anchor, by_item
+
+
 def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
     """Of the embeddings' gradient."""
     inputs = on_cpu(inputs)
@@ -204,6 +231,30 @@ def sort_error(
 
 def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sort(scores.double(), descending=True, stable=True)
+
+
+def selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the (k+1)-th largest of every row, which PyTorch selects: nothing is rounded."""
+    scores, k = on_cpu(inputs)
+    truth = _once(
+        "selection",
+        (_content(scores), k),
+        lambda: torch.kthvalue(scores, scores.shape[1] - k).values.double(),
+    )
+    return relative_error(found, truth)
+
+
+def smooth_selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the smoothed threshold with the op's defaults: how far Newton's method would still go."""
+    scores, k = on_cpu(inputs)
+    n, at = scores.shape[1], found.cpu().double()
+    epsilon, tau1, tau2 = 0.5, 0.01, 1e-4
+    steps = []
+    for row, t in zip(scores, at, strict=True):
+        above = torch.sigmoid((row.double() - t) / tau1)
+        curvature = tau2 + (above * (1 - above)).mean() / tau1
+        steps.append(((k + epsilon) / n + tau2 * t - above.mean()) / curvature)
+    return relative_error(at - torch.stack(steps), at)
 
 
 def metric_error(inputs: MetricInputs, value: Tensor) -> float:

@@ -21,14 +21,19 @@ _TEMPERATURE = _Range(">= 1e-30 and finite", lambda x: 1e-30 <= x < float("inf")
 # What may change from step to step, by the name of its buffer.
 SCHEDULES: dict[str, _Range] = {
     "gamma": _UNIT,
-    "scale": _POSITIVE,
     "outer_gamma": _UNIT,
+    "scale": _POSITIVE,
     "kl_weight": _TEMPERATURE,
     "positive_kl_weight": _TEMPERATURE,
     "temperature": _TEMPERATURE,
     "eta": _STEP,
     "dual_eta": _STEP,
     "outer_eta": _STEP,
+    "gamma1": _UNIT,
+    "eta0": _STEP,
+    "tau1": _POSITIVE,
+    "tau2": _STEP,
+    "sigmoid_alpha": _POSITIVE,
 }
 
 
@@ -75,5 +80,8 @@ class Schedules(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedules":
         before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        keep_precision(self, before, fixed=True)  # the schedules stay exact
+        schedules = {name: buffer for name, buffer in before.items() if name in SCHEDULES}
+        keep_precision(self, schedules, fixed=True)  # they stay exact
+        others = {name: buffer for name, buffer in before.items() if name not in SCHEDULES}
+        keep_precision(self, others, fixed=False)
         return self

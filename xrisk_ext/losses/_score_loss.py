@@ -8,6 +8,7 @@ from torch import Tensor
 from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.score_step import RULES, score_step
 from xrisk_ext.ops.surrogates import (
+    SMOOTH_SURROGATES,
     Algorithm,
     Surrogate,
     algorithm_number,
@@ -23,7 +24,7 @@ Reduction = Literal["mean", "none"]
 class ScoreLoss(Schedules):
     """Base of the losses over scores and labels; a subclass names its rule.
 
-    ``gamma`` and ``scale`` are :class:`Schedules`.
+    ``gamma``, ``scale`` and what a subclass adds are :class:`Schedules`.
 
     ``state`` is a :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, ...]``, of average precision
     ``[L, num_samples, 2]`` for (u_all, u_pos); or None for a loss without state.
@@ -59,8 +60,10 @@ class ScoreLoss(Schedules):
             raise ValueError(f"{name}: expected scale >= 1 for barrier_hinge, got {scale!r}")
         if reduction not in ("mean", "none"):
             raise ValueError(f"{name}: expected reduction 'mean' or 'none', got {reduction!r}")
-        if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
-            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm 'sort'")
+        if algorithm in ("sort", "smooth") and (
+            (surrogate in SMOOTH_SURROGATES) != (algorithm == "smooth")
+        ):
+            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm {algorithm!r}")
         for label, size in (("num_samples", num_samples), ("num_labels", num_labels)):
             optional = label == "num_samples" and size is None
             if not optional and (not isinstance(size, int) or size < 1):
@@ -131,13 +134,13 @@ class ScoreLoss(Schedules):
         item_weights: Tensor | None,
         update_state: bool,
     ) -> Tensor:
-        buffers = self._buffers
+        state, buffers = self._state_of_call(scores, labels, index, item_weights), self._buffers
         return score_step(
             scores,
             labels,
             index,
             item_weights,
-            self._state_of_call(scores, labels, index, item_weights),
+            state,
             buffers["gamma"],  # type: ignore[arg-type]
             buffers["scale"],  # type: ignore[arg-type]
             self.margin,

@@ -18,9 +18,12 @@ from torch import Tensor
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.partial_auc_cases import PARTIAL_AUC
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
+from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
+from xrisk_ext.testing.selection_cases import SELECTIONS
 
 GAMMA = 0.9
 MARGIN = 1.0
@@ -321,5 +324,8 @@ CASES: list[Case] = [
     *PARTIAL_AUC,
     *SORTS,
     *METRICS,
+    *LIBAUC,
+    *SCALING,
+    *SELECTIONS,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))

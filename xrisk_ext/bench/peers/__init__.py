@@ -9,8 +9,7 @@ reason, which is reported, as is a case that is too large for it; nothing is sil
 that has no part in a case (an algorithm that the surrogate does not have) returns None.
 
 Not here yet, since nothing that exists does their work: allRank (ListNet, ApproxNDCG, NeuralNDCG;
-for the ranking losses), torchsort (soft ranks; same), torch.topk and np.partition (for the
-selection op).
+for the ranking losses), torchsort (soft ranks; same).
 """
 
 from __future__ import annotations

@@ -1,0 +1,162 @@
+// One list in the hands of one block: who takes part, where their numbers stand, and the loops that
+// the losses share.
+//
+// Mapping: a warp an item where something is summed over the other items, its lanes stride over
+// them; a thread an item elsewhere. Items stand without gaps in the workspace, in cache for all but
+// long lists. Hazard: the stages are apart by barriers alone; every thread reaches all of them.
+#pragma once
+
+#include "core/surrogate.h"
+#include "cuda/block.h"
+#include "cuda/listwise_step.h"
+#include "cuda/platform.h"
+
+namespace xrisk::cuda {
+
+constexpr int kListNumbers = 6;  // doubles of an item
+
+// The workspace of one block.
+template <class T>
+struct ListSpace {
+  T *scores = nullptr, *relevance = nullptr, *weights = nullptr;  // [S], of who takes part
+  int32_t* places = nullptr;                                      // [S], their entries
+  double* numbers[kListNumbers] = {};                             // [S] each
+  double* edges = nullptr;                                        // FastAP: [4, bins + 1]
+  T* matrix = nullptr;                                            // NeuralNDCG: [S, S]
+  T* vectors = nullptr;  // NeuralNDCG: [4 (iterations + 1), S]
+};
+
+// What all threads of the block know of the list.
+template <class T>
+struct BlockList {
+  const ListwiseStep<T>& call;
+  ListSpace<T> space;
+  int32_t count = 0;
+  bool bad = false;         // a score that is not finite
+  bool two_levels = false;  // of relevance
+  double top = 0.0;         // the largest relevance
+  int32_t relevant = 0;     // items of relevance > 0
+  double relevant_weight = 0.0;
+  T* gradient = nullptr;  // [S], zero; null: not wanted
+};
+
+struct ListTotals {
+  int32_t count, relevant;
+  double weight;  // of the relevant
+  int32_t bad, padding;
+};
+static_assert(sizeof(ListTotals) == 24);
+
+struct AddListTotals {
+  __device__ ListTotals operator()(const ListTotals& a, const ListTotals& b) const {
+    return {a.count + b.count, a.relevant + b.relevant, a.weight + b.weight, a.bad + b.bad, 0};
+  }
+};
+
+template <int kThreads, class T>
+__device__ void gather_list(BlockList<T>& list, int64_t q) {
+  const ListwiseStep<T>& call = list.call;
+  const int t = static_cast<int>(threadIdx.x);
+  const int64_t first = q * call.length;
+  const bool pads = !is_retrieval(call.options.loss);
+  if (call.gradient != nullptr) list.gradient = call.gradient + first;
+  ListTotals totals = {0, 0, 0.0, 0, 0};
+  double low = INFINITY, high = -INFINITY;
+  for (int64_t begin = 0; begin < call.length; begin += kThreads) {
+    const int64_t k = begin + t;
+    ListTotals mine = {0, 0, 0.0, 0, 0};
+    T score = T(0), relevance = T(0), weight = T(0);
+    if (k < call.length) {
+      score = call.scores[first + k];
+      relevance = call.relevance[first + k];
+      weight = call.weights == nullptr ? T(1) : call.weights[first + k];
+      const bool present = (call.mask == nullptr || call.mask[first + k]) && weight > T(0) &&
+                           (!pads || !(relevance < T(0)));
+      if (list.gradient != nullptr) list.gradient[k] = T(0);
+      if (present) {
+        const bool relevant = relevance > T(0);
+        // relevance that is not finite makes the list NaN
+        const bool bad = score - score != T(0) || (pads && relevance - relevance != T(0));
+        mine = {1, relevant, relevant ? static_cast<double>(weight) : 0.0, bad, 0};
+        low = fmin(low, static_cast<double>(relevance));
+        high = fmax(high, static_cast<double>(relevance));
+      }
+    }
+    ListTotals before, sum;
+    block_scan<kThreads>(mine, ListTotals{0, 0, 0.0, 0, 0}, AddListTotals(), before, sum);
+    if (mine.count) {
+      const int32_t at = totals.count + before.count;
+      list.space.scores[at] = score;
+      list.space.relevance[at] = relevance;
+      list.space.weights[at] = weight;
+      list.space.places[at] = static_cast<int32_t>(k);
+    }
+    totals = AddListTotals()(totals, sum);
+  }
+  list.count = totals.count;
+  list.relevant = totals.relevant;
+  list.relevant_weight = totals.weight;
+  list.bad = totals.bad != 0;
+  list.top = block_max<kThreads>(high, -static_cast<double>(INFINITY));
+  list.two_levels = -block_max<kThreads>(-low, -static_cast<double>(INFINITY)) < list.top;
+  __syncthreads();
+}
+
+// f(i) for every item, by the warp or by the thread that has it.
+template <int kThreads, class F>
+__device__ __forceinline__ void each_by_warp(int32_t count, F&& f) {
+  for (int32_t i = warp_index(); i < count; i += kThreads / 32) f(i);
+}
+template <int kThreads, class F>
+__device__ __forceinline__ void each_by_thread(int32_t count, F&& f) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) f(i);
+}
+
+// Sum over j of f(j), in every lane.
+template <class F>
+__device__ __forceinline__ double warp_sum_over(int32_t count, F&& f) {
+  double sum = 0.0;
+  for (int32_t j = lane_index(); j < count; j += 32) sum += f(j);
+  return warp_sum(sum);
+}
+
+// Place of item i from 0, in every lane: how many stand above it in descending order, ties as they
+// stand.
+template <class T>
+__device__ __forceinline__ int32_t place_of(const T* values, int32_t count, int32_t i) {
+  const T mine = values[i];
+  int32_t above = 0;
+  for (int32_t j = lane_index(); j < count; j += 32) {
+    above += values[j] > mine || (values[j] == mine && j < i);
+  }
+  return warp_sum(above);
+}
+
+// gains[i] relative to each other; returns 1 / max DCG of the first top_k ranks (0: all) in every
+// thread. Ends with a barrier.
+template <int kThreads, class T>
+__device__ double list_gains(const BlockList<T>& list, int64_t top_k, double* gains) {
+  const double shift = gain_shift(list.top);
+  double ideal = 0.0;
+  each_by_warp<kThreads>(list.count, [&](int32_t i) {
+    const double y = static_cast<double>(list.space.relevance[i]);
+    const double gain = y > 0.0 ? relative_gain(y, shift) : 0.0;
+    const int32_t place = y > 0.0 ? place_of(list.space.relevance, list.count, i) : 0;
+    if (lane_index() != 0) return;
+    gains[i] = gain;
+    if (top_k == 0 || place < top_k) ideal += gain * rank_discount(static_cast<double>(place + 1));
+  });
+  ideal = block_sum<kThreads>(ideal);
+  __syncthreads();
+  return ideal > 0.0 ? 1.0 / ideal : 0.0;
+}
+
+template <int kThreads, class T>
+__device__ void write_gradient(const BlockList<T>& list, const double* gradient) {
+  if (list.gradient == nullptr) return;
+  each_by_thread<kThreads>(list.count, [&](int32_t i) {
+    list.gradient[list.space.places[i]] = static_cast<T>(gradient[i]);
+  });
+}
+
+}  // namespace xrisk::cuda

@@ -1,0 +1,200 @@
+// Launches the losses of ranked lists: a block a list, then the reduction over the lists.
+#include "cuda/listwise_kernels.h"
+#include "cuda/listwise_neural.h"
+#include "cuda/workspace.h"
+
+#include <type_traits>
+
+namespace xrisk::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr double kMatrixBytes = 268'435'456.0;  // of all blocks of NeuralNDCG
+
+template <class T>
+struct ListBuffers {
+  ListSpace<T> space;        // of the first block
+  double* masses = nullptr;  // [Q]
+};
+
+int64_t edges_of(const ListOptions& options) {
+  return options.loss == ListLoss::kFastAP ? 4 * (options.num_bins + 1) : 0;
+}
+
+int64_t vectors_of(const ListOptions& options) {
+  return options.loss == ListLoss::kNeuralNDCG ? 4 * (options.max_iterations + 1) : 0;
+}
+
+template <class T>
+int64_t blocks_of(const ListwiseStep<T>& call) {
+  double most = static_cast<double>(call.max_blocks);
+  if (call.options.loss == ListLoss::kNeuralNDCG) {
+    const double length = static_cast<double>(call.length);
+    const double fit = kMatrixBytes / (length * (length + 1.0) * sizeof(T));
+    most = fit < 1.0 ? 1.0 : fit < most ? fit : most;
+  }
+  const auto blocks = static_cast<int64_t>(most);
+  return call.lists < blocks ? call.lists : blocks;
+}
+
+template <class T>
+ListBuffers<T> carve(const ListwiseStep<T>& call, Carver& carver) {
+  const int64_t blocks = blocks_of(call), items = blocks * call.length;
+  const bool matrix = call.options.loss == ListLoss::kNeuralNDCG;
+  ListBuffers<T> buffers;
+  buffers.masses = carver.take<double>(call.lists);
+  buffers.space.scores = carver.take<T>(items);
+  buffers.space.relevance = carver.take<T>(items);
+  buffers.space.weights = carver.take<T>(items);
+  buffers.space.places = carver.take<int32_t>(items);
+  for (double*& numbers : buffers.space.numbers) numbers = carver.take<double>(items);
+  buffers.space.edges = carver.take<double>(blocks * edges_of(call.options));
+  buffers.space.matrix = carver.take<T>(matrix ? items * call.length : 0);
+  buffers.space.vectors = carver.take<T>(items * vectors_of(call.options));
+  return buffers;
+}
+
+template <class T>
+__device__ ListSpace<T> space_of_block(const ListwiseStep<T>& call, ListSpace<T> space,
+                                       int64_t edges, int64_t vectors) {
+  const int64_t block = blockIdx.x, first = block * call.length;
+  space.scores += first;
+  space.relevance += first;
+  space.weights += first;
+  space.places += first;
+  for (double*& numbers : space.numbers) numbers += first;
+  space.edges += block * edges;
+  space.matrix += first * call.length;
+  space.vectors += first * vectors;
+  return space;
+}
+
+// Kernels apart, so that a short loss does not pay for the registers of a long one.
+enum class Family { kPairs, kSoftRanks, kListNet, kListMLE, kFastAP, kNeuralNDCG };
+
+template <class F>
+void visit_family(ListLoss loss, F&& f) {
+  switch (loss) {
+    case ListLoss::kRankNet:
+    case ListLoss::kLambdaRank:
+      return f(std::integral_constant<Family, Family::kPairs>{});
+    case ListLoss::kListNet:
+      return f(std::integral_constant<Family, Family::kListNet>{});
+    case ListLoss::kListMLE:
+      return f(std::integral_constant<Family, Family::kListMLE>{});
+    case ListLoss::kFastAP:
+      return f(std::integral_constant<Family, Family::kFastAP>{});
+    case ListLoss::kNeuralNDCG:
+      return f(std::integral_constant<Family, Family::kNeuralNDCG>{});
+    default:
+      return f(std::integral_constant<Family, Family::kSoftRanks>{});
+  }
+}
+
+template <int kBlock, Family kFamily, class T>
+__device__ ListResult solve(const BlockList<T>& list) {
+  if constexpr (kFamily == Family::kPairs) {
+    return block_pairs<kBlock>(list);
+  } else if constexpr (kFamily == Family::kListNet) {
+    return block_list_net<kBlock>(list);
+  } else if constexpr (kFamily == Family::kListMLE) {
+    return block_list_mle<kBlock>(list);
+  } else if constexpr (kFamily == Family::kFastAP) {
+    return block_fast_ap<kBlock>(list);
+  } else if constexpr (kFamily == Family::kNeuralNDCG) {
+    return BlockNeural<kBlock, T>(list).run();
+  } else {
+    return block_soft_ranks<kBlock>(list);
+  }
+}
+
+template <int kBlock, Family kFamily, class T>
+__global__ void __launch_bounds__(kBlock)
+    listwise_kernel(ListwiseStep<T> call, ListBuffers<T> buffers, int64_t edges, int64_t vectors) {
+  const bool of_levels = call.options.loss <= ListLoss::kListMLE;
+  for (int64_t q = blockIdx.x; q < call.lists; q += gridDim.x) {
+    BlockList<T> list{call, space_of_block(call, buffers.space, edges, vectors)};
+    gather_list<kBlock>(list, q);
+    const bool has_order = of_levels ? list.two_levels : list.relevant > 0;
+    const bool counts = list.count > 0 && (has_order || !is_retrieval(call.options.loss));
+    ListResult result = {0.0, counts ? 1.0 : 0.0};
+    if (has_order && list.bad) {
+      result.value = NAN;
+      each_by_thread<kBlock>(list.count, [&](int32_t i) {
+        if (list.gradient != nullptr) list.gradient[list.space.places[i]] = static_cast<T>(NAN);
+      });
+    } else if (has_order) {
+      result = solve<kBlock, kFamily>(list);
+    } else if (call.options.pool_pairs) {
+      result.mass = 0.0;
+    }
+    if (threadIdx.x == 0) {
+      call.values[q] = static_cast<T>(result.value);
+      buffers.masses[q] = result.mass;
+    }
+    __syncthreads();  // the next list takes the same memory
+  }
+}
+
+// Every block sums the masses, in the same order.
+template <int kBlock, class T>
+__global__ void __launch_bounds__(kBlock)
+    reduce_lists_kernel(ListwiseStep<T> call, const double* masses) {
+  const int t = static_cast<int>(threadIdx.x);
+  const bool mean = call.reduction == ListReduction::kMean;
+  double mass = 0.0, total = 0.0;
+  for (int64_t q = t; q < call.lists; q += kBlock) mass += masses[q];
+  mass = block_sum<kBlock>(mass);
+  const auto share = [&](int64_t q) { return !mean ? 1.0 : mass > 0.0 ? masses[q] / mass : 0.0; };
+  for (int64_t q = t; q < call.lists; q += kBlock) {
+    if (masses[q] > 0.0) total += share(q) * static_cast<double>(call.values[q]);
+  }
+  total = block_sum<kBlock>(total);
+  if (blockIdx.x == 0 && t == 0) *call.total = static_cast<T>(total);
+  if (call.gradient == nullptr || !mean) return;  // all threads
+  for (int64_t q = blockIdx.x; q < call.lists; q += gridDim.x) {
+    const T factor = static_cast<T>(share(q));
+    for (int64_t k = t; k < call.length; k += kBlock) call.gradient[q * call.length + k] *= factor;
+  }
+}
+
+}  // namespace
+
+template <class T>
+size_t listwise_step_workspace_bytes(const ListwiseStep<T>& call) {
+  Carver carver(nullptr);
+  carve(call, carver);
+  return carver.used();
+}
+
+template <class T>
+cudaError_t launch_listwise_step(const ListwiseStep<T>& call, void* workspace,
+                                 size_t workspace_bytes, cudaStream_t stream) {
+  Carver carver(workspace);
+  const ListBuffers<T> buffers = carve(call, carver);
+  if (carver.used() > workspace_bytes) return cudaErrorInvalidValue;
+  if (call.lists > 0) {
+    visit_family(call.options.loss, [&](auto family) {
+      XRISK_LAUNCH((listwise_kernel<kThreads, decltype(family)::value, T>),
+                   static_cast<unsigned>(blocks_of(call)), kThreads, 0, stream, call, buffers,
+                   edges_of(call.options), vectors_of(call.options));
+    });
+  }
+  if (call.reduction != ListReduction::kNone) {
+    const int64_t blocks = call.lists < 1                 ? 1
+                           : call.lists < call.max_blocks ? call.lists
+                                                          : call.max_blocks;
+    XRISK_LAUNCH((reduce_lists_kernel<kThreads, T>), static_cast<unsigned>(blocks), kThreads, 0,
+                 stream, call, buffers.masses);
+  }
+  return cudaGetLastError();
+}
+
+#define XRISK_INSTANTIATE(T)                                             \
+  template size_t listwise_step_workspace_bytes(const ListwiseStep<T>&); \
+  template cudaError_t launch_listwise_step(const ListwiseStep<T>&, void*, size_t, cudaStream_t);
+XRISK_INSTANTIATE(float)
+XRISK_INSTANTIATE(double)
+#undef XRISK_INSTANTIATE
+
+}  // namespace xrisk::cuda
