@@ -2,11 +2,7 @@
 // since what is summed is chosen when they run. Host interface.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <cstdint>
-
-#include "core/params.h"
+#include "cuda/pairs.h"
 
 namespace xrisk::cuda {
 
