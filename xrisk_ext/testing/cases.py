@@ -18,8 +18,8 @@ from torch import Tensor
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
-from xrisk_ext.testing.ndcg_cases import NDCG
 from xrisk_ext.testing.libauc_cases import LIBAUC
+from xrisk_ext.testing.ndcg_cases import NDCG
 from xrisk_ext.testing.partial_auc_cases import PARTIAL_AUC
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
 from xrisk_ext.testing.scaling_cases import SCALING
