@@ -19,6 +19,7 @@ REPORTS = {
     "compositional_auc": r"alpha \d\.\d+, test AUROC 0\.\d+",
     "contrastive": r"test accuracy of the nearest neighbour 0\.\d+",
     "custom_xrisk": r"test average precision 0\.\d+",
+    "full_batch": r"linear, average precision +0\.\d+",
     "mixed_precision": r"torch\.float16: scores were torch\.float32 in the loss",
     "multi_label": r"test mean average precision 0\.\d+",
     "ndcg": r"K-SONG: test NDCG@5 0\.\d+",

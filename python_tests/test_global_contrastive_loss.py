@@ -26,6 +26,8 @@ from torch import Tensor
 
 import xrisk_ext as xr
 from xrisk_ext import reference
+from xrisk_ext.bench.contrastive_truth import first_gradients
+from xrisk_ext.testing.contrastive_cases import BimodalContrastiveCase, ContrastiveCase
 
 
 @each_kind
@@ -262,3 +264,18 @@ def test_individual_temperatures_stay_in_their_bounds() -> None:
         loss.reset_state()
         assert bool((loss.temperatures.value == float(loss.temperature)).all())
         assert not loss.temperatures.momentum.any()
+
+
+@pytest.mark.parametrize("bimodal", [False, True])
+def test_the_truth_of_the_races_is_the_reference(bimodal: bool) -> None:
+    case = (BimodalContrastiveCase if bimodal else ContrastiveCase)(batch=7, width=5)
+    inputs = case.inputs()
+    inputs = inputs._replace(first=inputs.first.detach(), second=inputs.second.detach())
+    views = Views(inputs.first, inputs.second, torch.arange(7))
+    kinds = ["bimodal"] if bimodal else ["sogclr", "per_view"]
+    for kind in kinds:
+        loss = make(kind, temperature=inputs.temperature)
+        _, *expected = Truth(loss).step(views)
+        actual = first_gradients(inputs, kind == "per_view")
+        for a, e in zip(actual, expected, strict=False):
+            assert_close(a.detach(), e)

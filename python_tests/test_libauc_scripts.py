@@ -25,10 +25,9 @@ def train(losses: str, loss_name: str, optimizer_name: str, options: dict[str, A
     labels = (features[:, 0] + 0.5 * randn(SAMPLES, seed=1).float() > 0.7).float()
     loss_fn = loss_class(**options)
     make = getattr(optimizers, optimizer_name)
-    keywords = {"lr": 0.1, "verbose": False} if "verbose" in str(inspect.signature(make)) else {}
-    keywords = keywords or {"lr": 0.1}
-    if "loss_fn" in inspect.signature(make).parameters:
-        keywords["loss_fn"] = loss_fn
+    takes = inspect.signature(make).parameters
+    given = {"lr": 0.1, "verbose": False, "loss_fn": loss_fn, "device": torch.device("cpu")}
+    keywords = {name: value for name, value in given.items() if name in takes}
     torch.manual_seed(1)  # PESG draws its reference point
     with contextlib.redirect_stdout(io.StringIO()):
         optimizer = make(model.parameters(), **keywords)
@@ -39,7 +38,7 @@ def train(losses: str, loss_name: str, optimizer_name: str, options: dict[str, A
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if k == 4 and hasattr(optimizer, "update_regularizer"):
+            if k == 4 and optimizer_name in ("PESG", "PDSCA"):  # the others have no reference point
                 optimizer.update_regularizer()
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 

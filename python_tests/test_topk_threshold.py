@@ -189,6 +189,9 @@ def test_smooth_with_infinite_scores_and_large_gaps() -> None:
             value, reference.topk_threshold(row, k, method="smooth"), rtol=1e-12, atol=0
         )
         assert gradient(threshold, row, k, method="smooth").isfinite().all()
+    for far, expected in ((1e15, 0.5 / 1e-4), (-1e15, -0.5 / 1e-4)):  # kappa + tau2 t = 1 or 0
+        row = torch.full((1,), far, dtype=torch.float64)
+        assert abs(float(threshold(row, 0, method="smooth")) - expected) < 1e-6
     for gap in (1e3, 1e6, 1e12):
         row = torch.arange(50, dtype=torch.float64) * gap
         assert_root(row, threshold(row, 7, method="smooth", tau2=0.0), 7, 0.01, 0.0)

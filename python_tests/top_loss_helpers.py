@@ -65,6 +65,10 @@ def make_top_batch(
     return batch._replace(weights=drawn.double() / 2)
 
 
+def batches(rule: str, num_labels: int | None = None, **options: Any) -> list[Batch]:
+    return [make_top_batch(rule, num_labels, seed=5 * k, **options) for k in range(4)]
+
+
 def states_of(loss: TopLoss) -> dict[str, Tensor]:
     """Copies of what the loss keeps, by name."""
     parts = {"state": loss.state, "dual": loss.dual, "outer": loss.outer}

@@ -23,6 +23,32 @@ def keep_precision(module: nn.Module, before: dict[str, Tensor | None], *, fixed
             module._buffers[name] = old.to(new.device)
 
 
+def row_dimension(state: Tensor) -> int:
+    """The dimension of a loss's state that ids count: of [N], [L, N] and [L, N, C]."""
+    return 0 if state.dim() == 1 else 1
+
+
+def first_occurrences(index: Tensor, num_rows: int) -> Tensor:
+    """For each entry of index [B] the first position of its id; -1 if not in [0, num_rows).
+
+    All shapes are known beforehand: nothing waits for a device.
+    """
+    ids, order = index.sort(stable=True)
+    here = torch.arange(len(ids), device=ids.device)
+    new = torch.ones_like(ids, dtype=torch.bool)
+    new[1:] = ids[1:] != ids[:-1]
+    start = torch.where(new, here, 0).cummax(0).values if len(ids) else here
+    first = torch.empty_like(order).scatter_(0, order, order[start])
+    return torch.where((index >= 0) & (index < num_rows), first, -1)
+
+
+def copy_of_rows(state: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a batch's ids as a state of B rows, and the batch's ids in it."""
+    size = state.shape[row_dimension(state)]
+    rows = state.index_select(row_dimension(state), index.clamp(0, size - 1))
+    return rows, first_occurrences(index, size)
+
+
 class MovingAverage(nn.Module):
     """Moving averages ``u`` of an X-risk: one buffer ``value`` of the given shape.
 

@@ -12,15 +12,6 @@
 
 namespace xrisk {
 
-// exp(-x) for x >= 0, and 0 where it and the products with it would leave the normal range, in
-// which arithmetic is a hundred times slower.
-template <class T, class V>
-XRISK_HD V decay(V x) {
-  constexpr T kReach = sizeof(T) == sizeof(float) ? T(69) : T(650);
-  const auto beyond = greater(x, V(kReach));
-  return select(beyond, V(T(0)), exponential(-select(beyond, V(kReach), x)));
-}
-
 // (m + d)^2
 template <class T>
 struct Squared {
@@ -89,7 +80,7 @@ struct Logistic {
   template <class V>
   XRISK_HD void operator()(V d, V& value, V& slope) const {
     const V z = V(scale) * d;
-    const V q = decay<T>(absolute(z));
+    const V q = exponential(-absolute(z));
     value = positive_part(z) + log_one_plus(q);
     slope = V(scale) * select(greater(z, V(T(0))), V(T(1)), q) / (V(T(1)) + q);
   }
@@ -102,7 +93,7 @@ struct Sigmoid {
   template <class V>
   XRISK_HD void operator()(V d, V& value, V& slope) const {
     const V z = V(scale) * d;
-    const V q = decay<T>(absolute(z));
+    const V q = exponential(-absolute(z));
     const V r = V(T(1)) / (V(T(1)) + q);
     value = select(greater(z, V(T(0))), V(T(1)), q) * r;
     slope = V(scale) * q * r * r;

@@ -49,8 +49,9 @@ struct NewtonSearch {
   double last = 0.0, before = INFINITY;  // lengths of the two last steps
 
   XRISK_HD NewtonSearch() {}
-  // `length`: of the first step at most, > 0.
-  XRISK_HD NewtonSearch(double start, double length) : at(start), last(0.5 * length) {}
+  // `length`: of the first step at most, > 0, and more where it would be rounded away.
+  XRISK_HD NewtonSearch(double start, double length)
+      : at(start), last(0.5 * length + 1e-15 * fabs(start)) {}
 
   // Takes the function's value and slope (>= 0) at `at`, and moves on. True: `at` is the root,
   // which a Newton step of `tolerance` at most has reached.
@@ -96,7 +97,7 @@ XRISK_HD double newton_tolerance(double at, double tau1) {
 // Where sigma is 0 or 1 to the rounding of a sum in T.
 template <class T>
 XRISK_HD constexpr double soft_reach() {
-  return sizeof(T) == 4 ? 32.0 : 48.0;
+  return sizeof(T) == 4 ? 20.0 : 40.0;
 }
 
 // K-SONG's single stochastic step: lambda by a gradient step, and the moving average s of H (NaN:

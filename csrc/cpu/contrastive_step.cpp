@@ -195,7 +195,9 @@ class Step {
     executor_.for_range(anchors_, kAnchorGrain, [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t a = begin; a < end; ++a) {
         const ContrastiveTerms terms =
-            contrastive_rule(exponents_[a], log_u_[a], temperatures_[a], call_.options);
+            call_.info_nce != nullptr
+                ? info_nce_rule(exponents_[a], temperatures_[a], *call_.info_nce)
+                : contrastive_rule(exponents_[a], log_u_[a], temperatures_[a], call_.options);
         values[a] = terms.value;
         slopes_[a] = terms.temperature_slope;
         totals[a] = terms.total;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/contrastive.h"
+#include "core/info_nce.h"
 #include "cpu/executor.h"
 #include "cpu/similarity.h"
 
@@ -31,7 +32,8 @@ struct ContrastiveStep {
   double gamma = 1.0;
   double temperature = 0.1;
   ContrastiveOptions options;
-  bool per_view = false;  // one modality: each view is divided by its own average
+  const InfoNce* info_nce = nullptr;  // this rule instead; no state
+  bool per_view = false;              // one modality: each view is divided by its own average
   bool relative = false;  // exponents are relative to the positive pair; always so if bimodal
   double eta = 0.0, beta = 0.0, lowest = 0.0, highest = 0.0;
 

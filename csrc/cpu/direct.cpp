@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cpu/direct.h"
+#include "cpu/flush_denormals.h"
 #include "cpu/pairwise.h"
 
 namespace xrisk::cpu {
@@ -27,6 +28,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
       DirectRows<T> piece = call;
       piece.sums = partial + 2 * part * size;
       piece.slopes = piece.sums + size;
+      const FlushDenormals flush;  // peaked sigmoids are full of them
       kernel(piece, 0, anchors, begin, end);
     });
     for (int64_t k = 0; k < size; ++k) {
@@ -40,6 +42,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
   }
   const int64_t grain = std::max<int64_t>(4, kPairGrain / items / 4 * 4);
   executor.for_range(anchors, grain, [&](int64_t, int64_t begin, int64_t end) {
+    const FlushDenormals flush;
     kernel(call, begin, end, 0, items);
   });
 }
@@ -51,8 +54,10 @@ void direct_columns(const DirectColumns<T>& call, const Executor& executor) {
       std::max(kGroup, kPairGrain / std::max<int64_t>(1, call.anchor_count) / kGroup * kGroup);
   const auto kernel = call.term.above == Above::kNone ? kernels<T>().direct_columns
                                                       : kernels<T>().threshold_columns;
-  executor.for_range(call.items.count, grain,
-                     [&](int64_t, int64_t begin, int64_t end) { kernel(call, begin, end); });
+  executor.for_range(call.items.count, grain, [&](int64_t, int64_t begin, int64_t end) {
+    const FlushDenormals flush;
+    kernel(call, begin, end);
+  });
 }
 
 namespace {

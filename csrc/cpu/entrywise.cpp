@@ -113,7 +113,8 @@ void auc_margin_step(const AucMarginStep<T>& call, const Executor& executor) {
         const double h = w > 0 ? static_cast<double>(in.scores[k]) : 0.0;
         const double scale = up ? t.positive_scale : t.negative_scale;
         const double centre = up ? t.positive_centre : t.negative_centre;
-        call.gradient[k] = static_cast<T>(w * scale * (h - centre));
+        // not 0 * inf: a label that has nothing to contrast is not looked at
+        call.gradient[k] = scale == 0 ? T(0) : static_cast<T>(w * scale * (h - centre));
       }
     }
   });

@@ -1,7 +1,8 @@
 // While one lives, this thread takes numbers below the normal range for zero.
 //
-// Arithmetic on them is a hundred times slower, and iterated products of probabilities are full of
-// them. Everything between must run on the thread that made it, or results would depend on threads.
+// Arithmetic on them is a hundred times slower, and sigmoids of large gaps and iterated products of
+// probabilities are full of them. Everything between must run on the thread that made it, or
+// results would depend on threads.
 #pragma once
 
 #include <cstdint>

@@ -12,6 +12,7 @@
 // every hundred anchors.
 #include <algorithm>
 
+#include "cpu/flush_denormals.h"
 #include "cpu/listwise_step.h"
 #include "cpu/pairwise.h"
 
@@ -213,6 +214,7 @@ class PairwiseList {
   // Anchors [begin, end) against all that stands behind their levels.
   double direct_chunk(int64_t begin, int64_t end, T* weights, double* columns) const {
     Scratch scratch;
+    const FlushDenormals flush_denormals;
     const int64_t count = sorted_.count;
     WeightedPairs<T> pairs;
     pairs.scale = static_cast<T>(1.0 / call_.temperature);

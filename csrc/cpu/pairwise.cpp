@@ -42,7 +42,7 @@ Algorithm choose_algorithm(const PairwiseSpec& spec, int64_t anchors, int64_t it
   if (spec.algorithm != Algorithm::kAuto) return spec.algorithm;
   if (has_smooth(spec.surrogate)) {
     // Where the smooth algorithm would certainly choose the direct sums, it need not be asked.
-    constexpr double kFewPairs = 2048.0;
+    constexpr double kFewPairs = 4096.0;
     const double pairs = static_cast<double>(anchors) * static_cast<double>(items);
     return pairs * static_cast<double>(channels) < kFewPairs ? Algorithm::kDirect
                                                              : Algorithm::kSmooth;

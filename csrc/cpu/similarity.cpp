@@ -33,8 +33,9 @@ SimilarityBlocks<T>::SimilarityBlocks(const Similarities<T>& problem, const Simi
                                       const Executor& executor)
     : problem_(problem), sizes_(sizes), products_(products), executor_(executor) {
   const int64_t bytes = static_cast<int64_t>(sizeof(T));
-  const int64_t widest =
-      std::max(sizes.tile_columns, sizes.block_bytes / bytes / sizes.block_rows - kPad);
+  // The square on the diagonal is part of one block.
+  const int64_t widest = std::max(
+      {sizes.tile_columns, sizes.block_rows, sizes.block_bytes / bytes / sizes.block_rows - kPad});
   int64_t largest = 0, kept = 0;
   std::vector<int64_t> volumes;
   for (int64_t row = 0; row < problem.rows; row += sizes.block_rows) {

@@ -12,9 +12,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/products.h"
 #include "cpu/executor.h"
 #include "cpu/kernel_table.h"
-#include "cpu/products.h"
 #include "cpu/scratch.h"
 
 namespace xrisk::cpu {

@@ -32,14 +32,15 @@ __global__ void __launch_bounds__(kBlock) auc_margin_kernel(AucMarginStep<T> cal
   for (int64_t row = threadIdx.x; row < in.batch; row += kBlock) {
     const Entry<T> entry = entry_of(in, row * in.labels + label);
     const double d = entry.score - (entry.positive ? a : b);
-    double* sums = entry.positive ? own.positive : own.negative;
-    if (entry.weight > 0.0) {
-      sums[0] += entry.weight;
-      sums[1] += entry.weight * d;
-      sums[2] += entry.weight * d * d;
+    const double moments[3] = {entry.weight, entry.weight * d, entry.weight * d * d};
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      own.positive[k] += entry.positive ? moments[k] : 0.0;
+      own.negative[k] += entry.positive ? 0.0 : moments[k];
     }
   }
   ClassMoments sums;
+#pragma unroll
   for (int k = 0; k < 3; ++k) {
     sums.positive[k] = block_sum<kBlock>(own.positive[k]);
     sums.negative[k] = block_sum<kBlock>(own.negative[k]);
@@ -61,7 +62,9 @@ __global__ void __launch_bounds__(kBlock) auc_margin_kernel(AucMarginStep<T> cal
     const Entry<T> entry = entry_of(in, k);
     const double scale = call.share * (entry.positive ? t.positive_scale : t.negative_scale);
     const double centre = entry.positive ? t.positive_centre : t.negative_centre;
-    call.gradient[k] = static_cast<T>(entry.weight * scale * (entry.score - centre));
+    // not 0 * inf: a label that has nothing to contrast is not looked at
+    call.gradient[k] =
+        scale == 0.0 ? T(0) : static_cast<T>(entry.weight * scale * (entry.score - centre));
   }
 }
 
@@ -69,18 +72,18 @@ template <int kBlock, class T>
 __global__ void __launch_bounds__(kBlock) cross_entropy_kernel(CrossEntropyStep<T> call) {
   const LabelledEntries<T> in = call.entries;
   const int label = static_cast<int>(blockIdx.x);
-  T class_weight[2] = {T(1), T(1)}, margin[2] = {T(0), T(0)};
-  for (int side = 0; side < 2; ++side) {
-    const int at = side * in.labels + label;
-    if (call.class_weights != nullptr) class_weight[side] = static_cast<T>(call.class_weights[at]);
-    if (call.margins != nullptr) margin[side] = static_cast<T>(call.margins[at]);
-  }
+  const auto of_class = [&](const double* pair, int side, T otherwise) {
+    return pair == nullptr ? otherwise : static_cast<T>(pair[side * in.labels + label]);
+  };
+  const T weight_down = of_class(call.class_weights, 0, T(1));
+  const T weight_up = of_class(call.class_weights, 1, T(1));
+  const T margin_down = of_class(call.margins, 0, T(0));
+  const T margin_up = of_class(call.margins, 1, T(0));
   const T scale = static_cast<T>(call.scale), focus = static_cast<T>(call.focus);
   const auto loss_of = [&](const Entry<T>& entry, T& value, T& slope) {
-    const int side = entry.positive ? 1 : 0;
     cross_entropy<T>(static_cast<T>(entry.score), entry.positive ? T(1) : T(-1),
-                     static_cast<T>(entry.weight) * class_weight[side], margin[side], scale, focus,
-                     value, slope);
+                     static_cast<T>(entry.weight) * (entry.positive ? weight_up : weight_down),
+                     entry.positive ? margin_up : margin_down, scale, focus, value, slope);
   };
   double weight = 0.0, loss = 0.0;
   for (int64_t row = threadIdx.x; row < in.batch; row += kBlock) {

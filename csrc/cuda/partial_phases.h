@@ -110,7 +110,7 @@ __device__ void prepare(const PartialLabel<T, State>& work) {
   __syncthreads();  // all have read the totals
   if (t == 0) {
     work.totals() = totals;
-    *work.buffers.one = 1.0;
+    if (work.label == 0) *work.buffers.one = 1.0;
   }
   __syncthreads();
 }

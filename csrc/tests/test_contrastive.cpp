@@ -9,8 +9,8 @@ using namespace xrisk;
 using namespace xrisk::test;
 
 template <class T>
-struct PlainProducts final : cpu::Products<T> {
-  void multiply(const cpu::MatrixProduct<T>& p) const override {
+struct PlainProducts final : Products<T> {
+  void multiply(const MatrixProduct<T>& p) const override {
     for (int64_t i = 0; i < p.m; ++i) {
       for (int64_t j = 0; j < p.n; ++j) {
         double total = p.add ? static_cast<double>(p.c[i * p.c_stride + j]) : 0.0;

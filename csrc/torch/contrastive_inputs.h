@@ -55,6 +55,19 @@ inline ContrastiveInputs check_contrastive(const char* op, const at::Tensor& que
   return inputs;
 }
 
+inline void check_per_query(const char* op, const ContrastiveInputs& inputs,
+                            const at::Tensor& weights, const at::Tensor& peaks,
+                            const at::Tensor& masses) {
+  for (const at::Tensor& rows : {weights, peaks, masses}) {
+    TORCH_CHECK_VALUE(rows.dim() == 1 && rows.numel() == inputs.count, op,
+                      ": expected one weight, peak and mass per query, got ", rows.sizes());
+  }
+}
+
+inline at::Tensor empty_gradient(const at::Tensor& like, bool wanted) {
+  return at::empty(wanted ? like.sizes() : at::IntArrayRef({0}), like.options());
+}
+
 // Of contrastive_step_: views [B, D] in the type of the accumulation, ids, the state's rows.
 struct ContrastiveStepInputs {
   at::Tensor view1, view2, ids;
@@ -99,6 +112,21 @@ inline ContrastiveStepInputs check_contrastive_step(
   check_device(*index, view1, op, "index");
   inputs.ids = checked_index(*index, inputs.batch, op);
   return inputs;
+}
+
+template <class State>
+State* state_rows(const std::optional<at::Tensor>& state, bool update_state) {
+  if (!state.has_value()) return nullptr;
+  return update_state ? state->mutable_data_ptr<State>()
+                      : const_cast<State*>(state->const_data_ptr<State>());
+}
+
+inline void bump_states(const std::optional<at::Tensor>& state,
+                        const std::optional<at::Tensor>& temperature,
+                        const std::optional<at::Tensor>& momentum) {
+  for (const std::optional<at::Tensor>& t : {state, temperature, momentum}) {
+    if (t.has_value()) bump_version(*t);
+  }
 }
 
 }  // namespace xrisk

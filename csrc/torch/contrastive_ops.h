@@ -24,9 +24,9 @@
 namespace xrisk {
 
 template <class T>
-class AtenProducts final : public cpu::Products<T> {
+class AtenProducts final : public Products<T> {
  public:
-  void multiply(const cpu::MatrixProduct<T>& p) const override {
+  void multiply(const MatrixProduct<T>& p) const override {
     if (p.m == 0 || p.n == 0) return;
     at::Tensor c = view(p.c, p.m, p.n, p.c_stride, false);
     const at::Tensor a = view(p.a, p.m, p.k, p.a_stride, p.a_transposed);
@@ -140,14 +140,9 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
   constexpr const char* kOp = "contrastive_log_sums_gradients";
   const NoAutocast no_autocast;
   const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude);
-  for (const at::Tensor& rows : {query_weights, peaks, masses}) {
-    TORCH_CHECK_VALUE(rows.dim() == 1 && rows.numel() == inputs.count, kOp,
-                      ": expected one weight, peak and mass per query, got ", rows.sizes());
-  }
-  const auto empty = [&](const at::Tensor& like, bool wanted) {
-    return at::empty(wanted ? like.sizes() : at::IntArrayRef({0}), like.options());
-  };
-  at::Tensor dq = empty(inputs.queries, for_queries), dk = empty(inputs.keys, for_keys);
+  check_per_query(kOp, inputs, query_weights, peaks, masses);
+  at::Tensor dq = empty_gradient(inputs.queries, for_queries);
+  at::Tensor dk = empty_gradient(inputs.keys, for_keys);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     const std::vector<T> inverses = inverse_temperatures<T>(inputs.temperatures, inputs.count, kOp);
@@ -209,18 +204,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
   }
   const auto options = inputs.view1.options();
   const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-  at::Tensor gradient =
-      at::empty(needs_gradient ? embeddings.sizes() : at::IntArrayRef({0}), options);
+  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
   at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
       using State = decltype(state_zero);
-      const auto rows_of = [&](const std::optional<at::Tensor>& t) -> State* {
-        if (!t.has_value()) return nullptr;
-        return update_state ? t->mutable_data_ptr<State>()
-                            : const_cast<State*>(t->const_data_ptr<State>());
-      };
       cpu::ContrastiveStep<T, State> call;
       call.bimodal = bimodal;
       call.batch = inputs.batch;
@@ -229,9 +218,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
       call.view2 = inputs.view2.const_data_ptr<T>();
       call.normalize = normalize;
       if (state.has_value()) call.index = inputs.ids.const_data_ptr<int64_t>();
-      call.state = rows_of(state);
-      call.temperatures = rows_of(state_temperature);
-      call.momenta = rows_of(state_momentum);
+      call.state = state_rows<State>(state, update_state);
+      call.temperatures = state_rows<State>(state_temperature, update_state);
+      call.momenta = state_rows<State>(state_momentum, update_state);
       call.rows = inputs.rows;
       call.write_state = update_state;
       call.gamma = gamma_value;
@@ -251,9 +240,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
       *slope.mutable_data_ptr<T>() = static_cast<T>(result.temperature_slope);
     });
   });
-  for (const std::optional<at::Tensor>& t : {state, state_temperature, state_momentum}) {
-    if (t.has_value() && update_state) bump_version(*t);
-  }
+  if (update_state) bump_states(state, state_temperature, state_momentum);
   return {value, gradient, slope};
 }
 

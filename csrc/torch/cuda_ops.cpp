@@ -13,10 +13,12 @@
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_contrastive_ops.h"
 #include "torch/cuda_ranking_ops.h"
 #include "torch/cuda_moment_ops.h"
 #include "torch/cuda_topk_ops.h"
 #include "torch/cuda_partial_auc_ops.h"
+#include "torch/cuda_listwise_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 #include "torch/state_inputs.h"
@@ -347,10 +349,14 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("topk_threshold", &topk_threshold_cuda);
   m.impl("topk_threshold_gradient", &topk_threshold_gradient_cuda);
   m.impl("score_step_", &score_step_cuda_);
+  m.impl("contrastive_log_sums_rows", &contrastive_log_sums_rows_cuda);
+  m.impl("contrastive_log_sums_gradients", &contrastive_log_sums_gradients_cuda);
+  m.impl("contrastive_step_", &contrastive_step_cuda_);
   m.impl("ranking_step_", &ranking_step_cuda_);
   m.impl("auc_margin_step", &auc_margin_step_cuda);
   m.impl("cross_entropy_step", &cross_entropy_step_cuda);
   m.impl("partial_auc_step_", &partial_auc_step_cuda_);
+  m.impl("listwise_step", &listwise_step_cuda);
 }
 
 }  // namespace xrisk

@@ -106,6 +106,12 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "float epsilon, bool bimodal, bool normalize, bool per_view, bool relative, "
       "bool temperature_weighted, bool update_state, bool needs_gradient) -> "
       "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
+  // The same without state: a cross entropy of each positive; alpha None is the number of
+  // negatives.
+  m.def(
+      "info_nce_step(Tensor view1, Tensor view2, Tensor temperature, Tensor? alpha, bool bimodal, "
+      "bool flat, bool normalize, bool needs_gradient) -> "
+      "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -132,6 +138,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("contrastive_log_sums_rows", &xrisk::contrastive_log_sums_rows);
   m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
   m.impl("contrastive_step_", &xrisk::contrastive_step_);
+  m.impl("info_nce_step", &xrisk::info_nce_step);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -163,6 +170,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
   m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
+  m.impl("info_nce_step", &xrisk::info_nce_step_autograd);
 }
 
 namespace {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -31,19 +29,16 @@ def partial_auc_error(
 def _gradient(inputs: PartialAUCInputs, zero_start: bool) -> Tensor:
     scores, labels, index, rows, rule, gamma, margin = inputs
     log = torch.full((rows,), LOWEST if zero_start else -torch.inf, dtype=torch.float64)
-    given: Any = (scores, labels, index)
+    state = log if "kl" in rule else torch.zeros(rows, dtype=torch.float64)
     if rule == "p_norm_push":
-        return reference.p_norm_push(*given, log, gamma, margin=margin)[1]
-    one = {"margin": margin, "gamma": gamma}
-    if rule.startswith("two_way"):
-        mode = rule.removeprefix("two_way_")
-        state = log if mode == "kl" else torch.zeros(rows, dtype=torch.float64)
-        outer = torch.full((), float(log[0]) if mode == "kl" else 0.0, dtype=torch.float64)
-        dual = torch.ones(rows, dtype=torch.float64)
-        return reference.two_way_partial_auc(
-            *given, state, dual, outer, mode=mode, outer_gamma=gamma, **one
-        )[1]
-    state = log if rule == "kl" else torch.zeros(rows, dtype=torch.float64)
-    if rule == "exact":
-        state = None  # type: ignore[assignment]
-    return reference.partial_auc(*given, state, mode=rule, max_fpr=MAX_FPR, **one)[1]
+        return reference.p_norm_push(scores, labels, index, log, gamma, margin=margin)[1]
+    if not rule.startswith("two_way"):
+        return reference.partial_auc(
+            scores, labels, index, None if rule == "exact" else state,
+            mode=rule, max_fpr=MAX_FPR, gamma=gamma, margin=margin,
+        )[1]  # fmt: skip
+    dual, outer = torch.ones(rows, dtype=torch.float64), state[0].clone()
+    return reference.two_way_partial_auc(
+        scores, labels, index, state, dual, outer,
+        mode=rule.removeprefix("two_way_"), gamma=gamma, outer_gamma=gamma, margin=margin,
+    )[1]  # fmt: skip

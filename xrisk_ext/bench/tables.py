@@ -189,13 +189,33 @@ def _scaling(races: list[Race]) -> Table:
 
 def _retrieval(races: list[Race]) -> Table:
     peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
-    head = ["batch", "ours ms", "error", *(f"{name}/ours" for name in peers)]
+    head = ["case", "ours ms", "error", *(f"{name}/ours" for name in peers)]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
         ratios = [_ratio(race, name) for name in peers]
         rows.append([race["case"], _range(ours["ms"]), _error(ours["error"]), *ratios])
     return head, rows
+
+
+def _baselines(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
+    head += ["ours MB", "eager MB", "metric_learning MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "eager"),
+                _ratio(race, "metric_learning"),
+                *(_megabytes(race, name) for name in ("ours", "eager", "metric_learning")),
+            ]
+        )
+    return _without_empty(head, rows)
 
 
 def _partial_auc(races: list[Race]) -> Table:
@@ -332,19 +352,42 @@ def _libauc(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _contrastive(races: list[Race]) -> Table:
+    head = ["case", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB", "eager MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                *(_ratio(race, name) for name in ("libauc", "eager", "compiled_eager")),
+                *(_megabytes(race, name) for name in ("ours", "libauc", "eager")),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "contrastive_baselines": _baselines,
     "partial_auc": _partial_auc,
     "ndcg": _ndcg,
+    "listwise": _retrieval,
     "sort": _sort,
     "metrics": _metrics,
     "libauc": _libauc,
     "scaling": _scaling,
     "selection": _selection,
+    "global_contrastive": _contrastive,
+    "bimodal_global_contrastive": _contrastive,
 }
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from xrisk_ext import reference
+from xrisk_ext.testing.baseline_cases import BaselineInputs
 from xrisk_ext.testing.cases import (
     AveragePrecisionInputs,
     MovingAverageInputs,
     PairwiseSumsInputs,
     RetrievalInputs,
 )
+from xrisk_ext.testing.listwise_cases import ListwiseInputs
 from xrisk_ext.testing.ndcg_cases import NDCGInputs
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
 from xrisk_ext.testing.scaling_cases import ScalingInputs
@@ -246,6 +248,20 @@ def _ndcg(inputs: NDCGInputs, theirs: bool) -> Tensor:
     return gradient / queries
 
 
+def listwise_error(inputs: ListwiseInputs, gradient: Tensor | None) -> float:
+    """Of the scores' gradient of the mean over the lists."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.scores, inputs.relevance), inputs.loss)
+    return relative_error(gradient, _once("listwise", key, lambda: _listwise(inputs)))
+
+
+def _listwise(inputs: ListwiseInputs) -> Tensor:
+    options = {"k": (1, 2, 4, 8, 16)} if inputs.loss == "recall_at_k" else {}
+    compute = getattr(reference, inputs.loss)
+    gradient: Tensor = compute(inputs.scores, inputs.relevance, **options)[1]
+    return gradient / len(gradient)  # every list has items, and relevant ones
+
+
 def sort_error(
     inputs: SortInputs, values: Tensor, places: Tensor | None = None, stable: bool = True
 ) -> float:
@@ -293,6 +309,32 @@ def metric_error(inputs: MetricInputs, value: Tensor) -> float:
     inputs = on_cpu(inputs)
     key = (_content(inputs.scores, inputs.labels), *inputs[2:])
     return relative_error(value, _once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
+
+
+def baseline_error(
+    inputs: BaselineInputs, by_view1: Tensor | None, by_view2: Tensor | None, temperature: float
+) -> float:
+    """Of the gradients of both views."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.view1, inputs.view2), inputs.loss)
+    truth = _once("baseline", key, lambda: _baseline(inputs, temperature))
+    if by_view2 is None:  # MoCo gives the keys none
+        by_view2 = torch.zeros_like(inputs.view2)
+    return relative_error(None if by_view1 is None else torch.cat((by_view1, by_view2)), truth)
+
+
+def _baseline(inputs: BaselineInputs, temperature: float) -> Tensor:
+    views = [v.double().requires_grad_() for v in (inputs.view1, inputs.view2)]
+    a, b = (torch.nn.functional.normalize(v, dim=1) for v in views)
+    values = {
+        "NTXent": lambda: reference.nt_xent(a, b, temperature),
+        "SupCon": lambda: reference.sup_con(a, b, inputs.labels, temperature),
+        "CLIP": lambda: reference.clip(a, b, temperature),
+        "MoCo": lambda: reference.moco(a, b, inputs.queue, temperature),
+    }[inputs.loss]()
+    gradients = torch.autograd.grad(values.mean(), views, allow_unused=True)
+    zero = torch.zeros_like(a)
+    return torch.cat([zero if g is None else g for g in gradients])
 
 
 def _tie_groups(inputs: MetricInputs) -> tuple[Tensor, Tensor]:

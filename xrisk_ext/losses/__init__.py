@@ -5,7 +5,16 @@ from xrisk_ext.losses.auc import PairwiseAUCLoss
 from xrisk_ext.losses.auc_margin import AUCMarginLoss, MinMaxAUCLoss
 from xrisk_ext.losses.average_precision import AveragePrecisionLoss, MeanAveragePrecisionLoss
 from xrisk_ext.losses.classification import ClassBalancedCrossEntropyLoss, FocalLoss, LDAMLoss
+from xrisk_ext.losses.compositional_entropic import CompositionalEntropicLoss
 from xrisk_ext.losses.contrastive import BimodalGlobalContrastiveLoss, GlobalContrastiveLoss
+from xrisk_ext.losses.contrastive_baselines import (
+    CLIPLoss,
+    EqCoLoss,
+    FlatNCELoss,
+    NTXentLoss,
+    SupConLoss,
+)
+from xrisk_ext.losses.contrastive_queues import MoCoLoss, NNCLRLoss
 from xrisk_ext.losses.learning_to_rank import (
     ApproxNDCGLoss,
     LambdaRankLoss,
@@ -26,8 +35,12 @@ __all__ = [
     "ApproxNDCGLoss",
     "AveragePrecisionLoss",
     "BimodalGlobalContrastiveLoss",
+    "CLIPLoss",
     "ClassBalancedCrossEntropyLoss",
+    "CompositionalEntropicLoss",
+    "EqCoLoss",
     "FastAPLoss",
+    "FlatNCELoss",
     "FocalLoss",
     "GlobalContrastiveLoss",
     "LDAMLoss",
@@ -37,8 +50,11 @@ __all__ = [
     "ListwiseCrossEntropyLoss",
     "MeanAveragePrecisionLoss",
     "MinMaxAUCLoss",
+    "MoCoLoss",
     "MultiInstancePooling",
     "NDCGLoss",
+    "NNCLRLoss",
+    "NTXentLoss",
     "NeuralNDCGLoss",
     "PNormPushLoss",
     "PairwiseAUCLoss",
@@ -46,6 +62,7 @@ __all__ = [
     "RankNetLoss",
     "RecallAtKLoss",
     "SmoothAPLoss",
+    "SupConLoss",
     "TopPushLoss",
     "TwoWayPartialAUCLoss",
     "cosine_gamma",

@@ -7,6 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xrisk_ext.losses._contrastive_rows import contrastive_rows
+from xrisk_ext.losses._embeddings import check_embeddings, check_integers
+from xrisk_ext.losses._rows import WholeBatch
 from xrisk_ext.ops.contrastive_step import StepOptions, contrastive_step
 from xrisk_ext.ops.surrogates import check_devices, check_tensor
 from xrisk_ext.state import MovingAverage, keep_precision
@@ -204,6 +207,33 @@ class ContrastiveLoss(nn.Module):
         value = contrastive_step(
             views[0], views[1], index, state, temperatures, momenta, self.gamma,
             self.temperature, self.eta, self._options, update_state,
+        )  # fmt: skip
+        return value if self.reduction == "mean" else value.reshape(1)
+
+    def forward_rows(
+        self,
+        rows: WholeBatch,
+        *,
+        index: Tensor | None = None,
+        update_state: bool = True,
+        **views: Tensor,
+    ) -> Tensor:
+        """As ``forward``, for a process's own rows of a batch; both views by their names."""
+        first = next(iter(views))
+        check_embeddings(first, **views)
+        state = temperatures = momenta = None
+        if self.training and self.state is not None:
+            state = self.state.value
+            if index is None:
+                raise ValueError("expected index, the ids of the samples, got None")
+            assert self.num_samples is not None
+            check_integers(views[first], "index", index, self.num_samples)
+            if self.temperatures is not None:
+                temperatures, momenta = self.temperatures.value, self.temperatures.momentum
+        view1, view2 = views.values()
+        value = contrastive_rows(
+            self, self._options, rows, (view1, view2), index, state, temperatures, momenta,
+            update_state,
         )  # fmt: skip
         return value if self.reduction == "mean" else value.reshape(1)
 

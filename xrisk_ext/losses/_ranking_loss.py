@@ -8,6 +8,7 @@ from torch import Tensor
 from xrisk_ext.losses._top_k import TopKLoss
 from xrisk_ext.ops.ranking_step import RULES, ranking_step
 from xrisk_ext.ops.surrogates import (
+    SMOOTH_SURROGATES,
     Algorithm,
     Surrogate,
     algorithm_number,
@@ -58,8 +59,10 @@ class RankingLoss(TopKLoss):
             raise ValueError(f"{name}: expected reduction 'mean' or 'none', got {reduction!r}")
         self._surrogate = surrogate_number(surrogate)
         self._algorithm = algorithm_number(algorithm)
-        if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
-            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm 'sort'")
+        if algorithm in ("sort", "smooth") and (
+            (surrogate in SMOOTH_SURROGATES) != (algorithm == "smooth")
+        ):
+            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm {algorithm!r}")
         self.check_count("num_pairs", num_pairs)
         self.surrogate = surrogate
         self.margin = float(margin)

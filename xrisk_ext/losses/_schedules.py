@@ -17,6 +17,7 @@ class _Range(NamedTuple):
 _UNIT = _Range("in [0, 1]", lambda x: 0 <= x <= 1)
 _POSITIVE = _Range("> 0 and finite", lambda x: 0 < x < float("inf"))
 _STEP = _Range(">= 0 and finite", lambda x: 0 <= x < float("inf"))
+_FINITE = _Range("to be finite", lambda x: -float("inf") < x < float("inf"))
 _TEMPERATURE = _Range(">= 1e-30 and finite", lambda x: 1e-30 <= x < float("inf"))
 # What may change from step to step, by the name of its buffer.
 SCHEDULES: dict[str, _Range] = {
@@ -34,6 +35,8 @@ SCHEDULES: dict[str, _Range] = {
     "tau1": _POSITIVE,
     "tau2": _STEP,
     "sigmoid_alpha": _POSITIVE,
+    "alpha": _FINITE,
+    "kappa": _STEP,
 }
 
 

@@ -90,8 +90,8 @@ class TopLoss(ScoreLoss):
             state_columns=(),
             log_state=bool(log),
         )
-        if algorithm == "sort" and rule in ("kl", "two_way_kl"):
-            raise ValueError(f"{name}: mode 'kl' has no algorithm 'sort'")
+        if algorithm in ("sort", "smooth") and rule in ("kl", "two_way_kl"):
+            raise ValueError(f"{name}: mode 'kl' has no algorithm {algorithm!r}")
         self.num_labels = num_labels
         self.max_fpr = float(max_fpr)
         self.min_tpr = float(min_tpr)

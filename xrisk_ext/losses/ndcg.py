@@ -55,7 +55,7 @@ class NDCGLoss(RankingLoss):
             step. ``"published"``: as the authors' code, without the factor alpha and that bound.
         stale_state: weights from the moving average before its update, as in the convergence
             proofs, instead of after.
-        algorithm: ``"auto"``, ``"direct"`` or ``"sort"``, as in ``pairwise_sums``.
+        algorithm: ``"auto"``, ``"direct"``, ``"sort"`` or ``"smooth"``, as in ``pairwise_sums``.
         state_dtype: float32 or float64.
         reduction: ``"mean"`` over the queries (one that has nothing to rank counts as 0), or
             ``"none"``: ``[Q]``.

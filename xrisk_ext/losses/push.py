@@ -60,12 +60,16 @@ class TopPushLoss(TopLoss):
         self,
         scores: Tensor,
         labels: Tensor,
+        index: Tensor | None = None,
         *,
         item_weights: Tensor | None = None,
         update_state: bool = True,
     ) -> Tensor:
-        """The loss of a batch; arguments and errors as :meth:`PartialAUCLoss.forward`."""
-        return self._step(scores, labels, None, item_weights, update_state)
+        """The loss of a batch; arguments and errors as :meth:`PartialAUCLoss.forward`.
+
+        ``index`` is taken as by the other losses, and not used.
+        """
+        return self._step(scores, labels, index, item_weights, update_state)
 
 
 class PNormPushLoss(TopLoss):

@@ -9,7 +9,9 @@ from .auc_margin import auc_margin
 from .average_precision import average_precision
 from .average_precision_at_k import average_precision_at_k
 from .classification import class_balanced_cross_entropy, focal, ldam
+from .compositional_entropic import compositional_entropic
 from .contrastive import contrastive_log_sums
+from .contrastive_baselines import clip, eqco, flat_nce, moco, nnclr, nt_xent, sup_con
 from .global_contrastive import Individual, bimodal_global_contrastive, global_contrastive
 from .listwise import approx_ndcg, lambda_rank, list_mle, list_net, neural_ndcg, rank_net
 from .listwise_ce import listwise_cross_entropy
@@ -35,8 +37,12 @@ __all__ = [
     "average_precision_at_k",
     "bimodal_global_contrastive",
     "class_balanced_cross_entropy",
+    "clip",
+    "compositional_entropic",
     "contrastive_log_sums",
+    "eqco",
     "fast_ap",
+    "flat_nce",
     "focal",
     "global_contrastive",
     "lambda_rank",
@@ -44,9 +50,12 @@ __all__ = [
     "list_mle",
     "list_net",
     "listwise_cross_entropy",
+    "moco",
     "moving_average_update_",
     "ndcg",
     "neural_ndcg",
+    "nnclr",
+    "nt_xent",
     "p_norm_push",
     "pairwise_auc",
     "pairwise_log_sums",
@@ -56,6 +65,7 @@ __all__ = [
     "recall_at_k",
     "smooth_ap",
     "softmax_pooling",
+    "sup_con",
     "surrogate",
     "surrogate_slope",
     "top_push",

@@ -38,7 +38,7 @@ class SelectionCase(Case):
 
     @property
     def quick(self) -> bool:
-        return self.rows * self.length <= 1_100_000
+        return self.name in ("1024x1000", "1x1e+06", "1x1e+06, mostly_zeros")
 
     @property
     def notes(self) -> dict[str, Any]:

@@ -74,6 +74,7 @@ void test_values() {
     // 6 standard deviations are 0.05 bins, 9, 50 (two windows, and bins beyond the reach) and 900,
     // more than the tiny shape has
     for (double scale : {0.01, 2.0, 11.0, 200.0}) {
+      if (sizeof(T) == 8 && scale != 11.0) continue;  // the same code with more terms
       Case<T> plain(random, surrogate, 1, 1, 70, 150, false, false);
       plain.set_scale(scale);
       check_sums<TinyShape>(plain);

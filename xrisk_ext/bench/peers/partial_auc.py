@@ -25,7 +25,8 @@ P = 4.0
 
 
 def _loss(inputs: PartialAUCInputs) -> Any:
-    rule, common = inputs.rule, {"margin": inputs.margin}
+    rule: Any = inputs.rule
+    common: dict[str, Any] = {"margin": inputs.margin}
     if rule == "p_norm_push":
         return xrisk_ext.PNormPushLoss(inputs.num_samples, p=P, gamma=inputs.gamma, **common)
     if rule.startswith("two_way"):
@@ -38,7 +39,7 @@ def _loss(inputs: PartialAUCInputs) -> Any:
         mode=rule,
         gamma=inputs.gamma,
         max_fpr=MAX_FPR,
-        **common,  # type: ignore[arg-type]
+        **common,
     )
 
 

@@ -1,9 +1,9 @@
-// How CPU code multiplies matrices without owning a BLAS: the caller lends one, like the Executor.
+// How the kernels multiply matrices without owning a BLAS: the caller lends one.
 #pragma once
 
 #include <cstdint>
 
-namespace xrisk::cpu {
+namespace xrisk {
 
 // c [m, n] = a [m, k] b [k, n], or c += a b. A transposed factor is stored [k, m] or [n, k].
 template <class T>
@@ -20,7 +20,8 @@ struct MatrixProduct {
   bool add = false;
 };
 
-// Called from inside the tasks of an Executor: one product runs on one thread.
+// On the CPU called from inside the tasks of an Executor: one product runs on one thread. On CUDA
+// the product goes to the stream of the kernels.
 template <class T>
 class Products {
  public:
@@ -28,4 +29,4 @@ class Products {
   virtual void multiply(const MatrixProduct<T>& product) const = 0;
 };
 
-}  // namespace xrisk::cpu
+}  // namespace xrisk

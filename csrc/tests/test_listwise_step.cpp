@@ -1,0 +1,111 @@
+// The losses of ranked lists: gradients against central differences of their own values under every
+// SIMD variant, and the same bits on every number of threads.
+#include "cpu/listwise_step.h"
+
+#include <algorithm>
+
+#include "tests/check.h"
+
+using namespace xrisk;
+using namespace xrisk::test;
+
+namespace {
+
+ListOptions options_of(int loss) {
+  ListOptions options;
+  options.loss = static_cast<ListLoss>(loss);
+  options.max_iterations = 4;
+  options.tolerance = 0.0;
+  options.low = -4.1;
+  options.high = 4.3;
+  options.cutoffs[0] = 3;
+  options.cutoff_count = 1;
+  return options;
+}
+
+template <class T>
+struct Batch {
+  int64_t lists, length;
+  std::vector<T> scores, relevance;
+  std::vector<uint8_t> mask;
+
+  Batch(int64_t q, int64_t s) : lists(q), length(s) {
+    std::mt19937_64 random(static_cast<uint64_t>(s));
+    scores = normal<T>(random, q * s, 0.0, 1.0);
+    for (int64_t k = 0; k < q * s; ++k) {
+      relevance.push_back(static_cast<T>(random() % 4));
+      mask.push_back(random() % 5 != 0);
+    }
+  }
+};
+
+template <class T>
+std::vector<T> step(const Batch<T>& batch, const ListOptions& options, const cpu::Executor& on,
+                    std::vector<double>& values) {
+  cpu::ListwiseStep<T> call;
+  call.options = options;
+  call.reduction = ListReduction::kNone;
+  call.temperature = 0.5;
+  call.lists = batch.lists;
+  call.length = batch.length;
+  call.scores = batch.scores.data();
+  call.relevance = batch.relevance.data();
+  call.mask = batch.mask.data();
+  values.assign(static_cast<size_t>(batch.lists), NAN);
+  std::vector<T> gradient(batch.scores.size(), NAN);
+  call.values = values.data();
+  call.gradient = gradient.data();
+  cpu::listwise_step(call, on);
+  return gradient;
+}
+
+void check_gradient(const ListOptions& options) {
+  Batch<double> batch(2, 37);
+  std::vector<double> values, above, below;
+  const std::vector<double> gradient = step(batch, options, TwoThreads(), values);
+  for (size_t k = 0; k < gradient.size(); k += 3) {
+    const double kept = batch.scores[k], h = 1e-5;
+    const size_t q = k / static_cast<size_t>(batch.length);
+    batch.scores[k] = kept + h;
+    step(batch, options, cpu::SerialExecutor(), above);
+    batch.scores[k] = kept - h;
+    step(batch, options, cpu::SerialExecutor(), below);
+    batch.scores[k] = kept;
+    const double expected = (above[q] - below[q]) / (2 * h);
+    CHECK(std::fabs(gradient[k] - expected) < 1e-6 * (1.0 + std::fabs(values[q])));
+    if (!batch.mask[k]) CHECK(gradient[k] == 0.0);
+  }
+}
+
+void check_threads(const ListOptions& options, int64_t lists, int64_t length) {
+  const Batch<float> batch(lists, length);
+  std::vector<double> values, others;
+  const std::vector<float> gradient = step(batch, options, cpu::SerialExecutor(), values);
+  const auto same = [](const auto& a, const auto& b) {
+    return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+  };
+  for (int64_t threads : {2, 4}) {
+    CHECK(same(step(batch, options, Threads(threads), others), gradient));
+    CHECK(same(others, values));
+  }
+  for (double value : values) CHECK(std::isfinite(value));
+}
+
+}  // namespace
+
+int main() {
+  for_each_simd([](const char*) {
+    for (int loss = 0; loss < kListLossCount; ++loss) {
+      const ListOptions options = options_of(loss);
+      // LambdaRank's weights are constants: its gradient is no derivative of its value
+      if (options.loss != ListLoss::kLambdaRank) check_gradient(options);
+    }
+  });
+  const int64_t wide = small_cases ? 300 : 5000;  // chunks of anchors of one list
+  for (int loss = 0; loss < kListLossCount; ++loss) {
+    const ListOptions options = options_of(loss);
+    check_threads(options, 70, 30);
+    check_threads(options, 1, options.loss == ListLoss::kNeuralNDCG ? 60 : wide);
+  }
+  return report();
+}
