@@ -9,6 +9,7 @@
 #include "cpu/moving_average.h"
 #include "cpu/pairwise.h"
 #include "cpu/radix_sort.h"
+#include "cpu/ranking_step.h"
 #include "cpu/score_step.h"
 #include "tests/check.h"
 
@@ -177,6 +178,48 @@ void check_score_step(Rule rule, int64_t batch, int64_t labels, bool weighted) {
   });
 }
 
+// Chunks of short queries and, with `queries` = 1, one whose pair sums are parallel themselves.
+void check_ranking_step(int64_t queries, int64_t items, int64_t top_k) {
+  const std::vector<double> noise = random_values(queries * items);
+  const std::vector<float> scores(noise.begin(), noise.end());
+  std::vector<float> relevance(scores.size());
+  std::vector<int64_t> pairs(scores.size()), users(static_cast<size_t>(queries));
+  std::mt19937_64 random(7);
+  for (size_t k = 0; k < scores.size(); ++k) {
+    relevance[k] = random() % 8 == 0 ? 1.0f : 0.0f;
+    pairs[k] = static_cast<int64_t>(random() % scores.size());
+  }
+  for (int64_t& user : users) user = static_cast<int64_t>(random() % users.size());
+  check_same_on_all("ranking_step", [&](const cpu::Executor& executor) {
+    std::vector<float> state(scores.size(), NAN), gradient(scores.size());
+    std::vector<float> thresholds(users.size(), NAN), curvatures(users.size(), NAN);
+    std::vector<double> values(users.size());
+    cpu::RankingStep<float, float> call;
+    call.lists = {nullptr, queries, items};
+    call.scores = scores.data();
+    call.relevance = relevance.data();
+    call.pair_index = pairs.data();
+    call.state = state.data();
+    call.rows = static_cast<int64_t>(state.size());
+    call.gamma = 0.5;
+    call.top_k.k = top_k;
+    call.top_k.thresholds = thresholds.data();
+    call.top_k.curvatures = curvatures.data();
+    call.top_k.rows = queries;
+    call.top_k.query_index = users.data();
+    call.values = values.data();
+    call.gradient = gradient.data();
+    for (int step = 0; step < 2; ++step) {
+      CHECK(cpu::ranking_step(call, executor).kind == cpu::RankingError::kNone);
+    }
+    std::vector<float> all(values.begin(), values.end());
+    for (const auto* part : {&gradient, &state, &thresholds, &curvatures}) {
+      all.insert(all.end(), part->begin(), part->end());
+    }
+    return all;
+  });
+}
+
 }  // namespace
 
 int main() {
@@ -195,6 +238,8 @@ int main() {
   check_score_step(Rule::kAveragePrecision, 600000, 1, false);  // 150 000 positives
   check_score_step(Rule::kPairwiseAUC, 100000, 1, true);
   check_score_step(Rule::kAveragePrecision, 3000, 5, true);
+  check_ranking_step(400, 300, 20);
+  check_ranking_step(1, 60000, 0);
   const std::vector<double> x = random_values(600000);
   check_same_on_all("largest_magnitude", [&](const cpu::Executor& executor) {
     return std::vector<double>{cpu::largest_magnitude(x.data(), 600000, executor)};
