@@ -26,7 +26,7 @@ REPORTS = {
     "partial_auc": r"two-way exact: test one-way 0\.\d+, two-way 0\.\d+",
     "resume": r"bit for bit: True",
 }
-NOT_RUN_HERE = {"common"}
+NOT_RUN_HERE = {"common", "distributed"}  # test_distributed.py runs the latter
 
 
 def test_every_example_is_run() -> None:
