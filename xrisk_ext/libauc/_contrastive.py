@@ -147,7 +147,8 @@ class GCLoss_v2(_Schedule, losses.BimodalGlobalContrastiveLoss):
         before = None
         if self.temperature_mode == "individual":
             assert self.temperatures is not None
-            before = self.temperatures.value[:, index].mean(1).unbind()
+            image_mean, text_mean = self.temperatures.value[:, index].mean(1)
+            before = (image_mean, text_mean)
         value = super().forward(image_features, text_features, index)
         if self.temperature_mode != "global":
             # its features get the sum over the negatives, where the objective has their mean

@@ -1,5 +1,6 @@
 """One-way and two-way partial AUC."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ class MultiLabelpAUCLoss(nn.Module):
         self, mode: str = "1w", num_labels: int = 10, device: Device = None, **kwargs: Any
     ) -> None:
         super().__init__()
-        options_of = {
+        options_of: dict[str, Callable[..., dict[str, Any]]] = {
             "SOPA": _cvar_options,
             "SOPAs": _dro_options,
             "1w": _dro_options,
