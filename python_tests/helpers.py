@@ -28,8 +28,18 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+SMOOTH_SURROGATES = ("logistic", "sigmoid")
+# What the docstring of pairwise_sums promises of the smooth algorithm, by the dtype computed in.
+SMOOTH_BOUNDS = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
 def algorithms_of(name: str) -> tuple[str, ...]:
-    return ("direct", "auto") if name in ("logistic", "sigmoid") else ("direct", "sort", "auto")
+    return ("direct", "smooth" if name in SMOOTH_SURROGATES else "sort", "auto")
+
+
+def may_be_smooth(name: str, algorithm: str) -> bool:
+    """Whether the smooth algorithm's bound is what may be asked for, and not the accuracy rule."""
+    return name in SMOOTH_SURROGATES and algorithm != "direct"
 
 
 SURROGATE_ALGORITHMS = [
@@ -140,6 +150,21 @@ def assert_bitwise(actual: Tensor, expected: Any) -> None:
     torch.testing.assert_close(
         actual, torch.as_tensor(expected, dtype=actual.dtype), rtol=0.0, atol=0.0, equal_nan=True
     )
+
+
+def assert_within(
+    what: str, actual: Tensor, truth: Tensor, magnitude: Tensor, bound: float
+) -> None:
+    """Error <= bound * magnitude; what the output's own dtype rounds away is forgiven."""
+    assert actual.shape == truth.shape, what
+    assert bool(actual.isfinite().all()), f"{what} is not finite"
+    if truth.numel() == 0:
+        return
+    output = torch.finfo(actual.dtype)
+    rounding = 0.5 * (output.eps * truth.abs()).clamp(min=output.smallest_normal * output.eps)
+    error = ((actual.double() - truth).abs() - rounding) / magnitude.clamp(min=1e-30)
+    worst = float(error.max())
+    assert worst <= bound, f"{what}: error {worst:.3g} at {int(error.argmax())}, bound {bound:.3g}"
 
 
 def assert_accurate(

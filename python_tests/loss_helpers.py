@@ -4,14 +4,29 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from helpers import MARGIN, SCALE, SURROGATE_ALGORITHMS, computed_in, randn, random_labels
+from helpers import (
+    MARGIN,
+    SCALE,
+    SURROGATE_ALGORITHMS,
+    algorithms_of,
+    computed_in,
+    randn,
+    random_labels,
+)
 from torch import Tensor, nn
 
-from xrisk_ext import AveragePrecisionLoss, MeanAveragePrecisionLoss, PairwiseAUCLoss, reference
+from xrisk_ext import (
+    AveragePrecisionLoss,
+    MeanAveragePrecisionLoss,
+    PairwiseAUCLoss,
+    PartialAUCLoss,
+    reference,
+)
 from xrisk_ext.losses._score_loss import ScoreLoss
 
-LOSSES = ("ap", "map", "auc")
-STATEFUL = ("ap", "map")
+LOSSES = ("ap", "map", "auc", "kl")
+STATEFUL = ("ap", "map", "kl")
+PAIRS = ("auc", "kl")  # of positives and negatives: nothing to do where one of them is missing
 NUM_LABELS = 3
 NUM_SAMPLES = 8
 # options that a loss without state does not take
@@ -48,6 +63,12 @@ def make_loss(kind: str, num_samples: int | None = NUM_SAMPLES, **options: Any) 
         return PairwiseAUCLoss(**{k: v for k, v in options.items() if k not in _OF_THE_STATE})
     if kind == "map":
         return MeanAveragePrecisionLoss(num_samples, NUM_LABELS, **options)
+    if kind == "kl":  # exponentials of a surrogate have the direct algorithm alone
+        if options.get("algorithm") == "sort" and "sort" in algorithms_of(
+            options.get("surrogate", "squared_hinge")
+        ):
+            options["algorithm"] = "direct"
+        return PartialAUCLoss(num_samples, mode="kl", **options)
     return AveragePrecisionLoss(num_samples, **options)
 
 
@@ -110,11 +131,17 @@ def their_step(theirs: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 def reference_step(
     loss: ScoreLoss, batch: Batch, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `step` should give, in float64; `state` [L, N, 2] is updated in place."""
+    """What `step` should give, in float64; `state` [L, N, ...] is updated in place."""
     options: dict[str, Any] = {"surrogate": loss.surrogate, "margin": loss.margin}
     options.update(scale=loss.scale, item_weights=batch.weights)
     if isinstance(loss, PairwiseAUCLoss):
         value, gradient = reference.pairwise_auc(batch.scores, batch.labels, **options)
+    elif isinstance(loss, PartialAUCLoss):
+        options |= {"mode": "kl", "kl_weight": loss.kl_weight, "gamma": loss.gamma}
+        rows = None if state is None else state[0]
+        value, gradient = reference.partial_auc(
+            batch.scores, batch.labels, batch.index, rows, **options
+        )
     else:
         rows = state[0] if state is not None and batch.scores.dim() == 1 else state
         value, gradient = reference.average_precision(

@@ -302,6 +302,30 @@ def test_a_removed_score_may_be_anything(bad: float, positive: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("surrogate", ["logistic", "sigmoid"])
+def test_a_large_batch_smooth_equals_direct(surrogate: str, dtype: torch.dtype) -> None:
+    # the whole objective in one call, without state; and separated so well that the anchors' own
+    # pairs are all that is left of their sums
+    count = 60_000
+    labels = torch.arange(count) % 300 == 0
+    for shift in (0.0, 12.0):
+        scores = (randn(count) + shift * labels).to(dtype)
+        direct, smooth, auto = (
+            step(
+                AveragePrecisionLoss(gamma=1.0, surrogate=surrogate, algorithm=algorithm, scale=2),
+                Batch(scores, labels, torch.arange(count)),
+            )
+            for algorithm in ("direct", "smooth", "auto")
+        )
+        # the terms of an anchor's gradient cancel: an error is relative to their sizes, 1 / P
+        size = max(float(direct[1].abs().max()), 1.0 / int(labels.sum()))
+        tolerance = 3e-6 if dtype == torch.float32 else 1e-12
+        for value, gradient in (smooth, auto):
+            assert_near("value", value, direct[0].double(), dtype)
+            assert float((gradient - direct[1]).abs().max()) < tolerance * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_large_batch_sorted_equals_direct(dtype: torch.dtype) -> None:
     size = 100_000
     scores = randn(size).to(dtype)

@@ -265,13 +265,14 @@ def test_batches_of_any_size_compile_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("weights", [None, (30,), (2, 30)], ids=str)
-@pytest.mark.parametrize("algorithm", ["direct", "sort"])
+@pytest.mark.parametrize("algorithm", ["direct", "sort", "smooth"])
 def test_pairwise_sums(weights: tuple[int, ...] | None, algorithm: Any) -> None:
     w = None if weights is None else randn(*weights, seed=3)
+    name: Any = "sigmoid" if algorithm == "smooth" else "hinge"
 
     def sums(anchors: Tensor, items: Tensor, scale: Tensor) -> Tensor:
         return ops.pairwise_sums(
-            anchors, items, item_weights=w, scale=scale, algorithm=algorithm, surrogate="hinge"
+            anchors, items, item_weights=w, scale=scale, algorithm=algorithm, surrogate=name
         )
 
     run = torch.compile(sums, fullgraph=True, backend="aot_eager")

@@ -15,7 +15,9 @@ import pytest
 import torch
 from helpers import INF, assert_close, each_dtype, randn
 from loss_helpers import (
+    LOSSES,
     NUM_LABELS,
+    PAIRS,
     Batch,
     assert_near,
     bits_equal,
@@ -179,7 +181,8 @@ def test_backward_twice_gives_the_same(kind: str, dtype: torch.dtype) -> None:
         gradients.append(gradient)
     assert gradients[0].any()
     assert torch.equal(gradients[0], gradients[2])
-    assert torch.equal(4.0 * gradients[0], gradients[1])
+    subnormal = 2.0**-24 if dtype == torch.float16 else 0.0  # what float16 rounds there
+    torch.testing.assert_close(4.0 * gradients[0], gradients[1], rtol=0.0, atol=4.0 * subnormal)
     gradients[0].zero_()  # nor does the caller share it
     (again,) = torch.autograd.grad(value, leaf)
     assert torch.equal(again, gradients[2])
@@ -296,15 +299,19 @@ def test_kernels_run_on_as_many_threads_as_torch_has(threads: int) -> None:
 
 # Batches of several chunks: of anchors, of items, and of both and of the state update.
 WIDE = [("direct", 20_000, 1000), ("direct", 140_000, 40), ("sort", 200_000, 40_000)]
+WIDE_SURROGATES = ("squared_hinge", "barrier_hinge", "squared", "exponential")
+WIDE_STEPS = [(name, *wide) for name in WIDE_SURROGATES for wide in WIDE]
+WIDE_STEPS += [(name, "smooth", 200_000, 40_000) for name in ("logistic", "sigmoid")]
 
 
 @each_loss
-@pytest.mark.parametrize(("algorithm", "size", "positives"), WIDE)
-@pytest.mark.parametrize("name", ["squared_hinge", "barrier_hinge", "squared", "exponential"])
+@pytest.mark.parametrize(("name", "algorithm", "size", "positives"), WIDE_STEPS)
 @pytest.mark.usefixtures("restore_threads")
 def test_threads_change_nothing(
-    kind: str, algorithm: str, size: int, positives: int, name: str
+    kind: str, name: str, algorithm: str, size: int, positives: int
 ) -> None:
+    if kind == "kl":  # has no algorithm that need not visit every pair
+        size, positives = size // 20, max(positives // 20, 40)
     shape = (size, NUM_LABELS) if kind == "map" else (size,)
     labels = torch.zeros(shape, dtype=torch.int64)
     labels[:: size // positives] = 1
@@ -382,7 +389,7 @@ def test_importing_and_using_changes_nothing_in_the_process() -> None:
     assert result.stderr == ""
 
 
-@each_loss
+@pytest.mark.parametrize("kind", [kind for kind in LOSSES if kind != "kl"])
 def test_memory_is_linear_in_the_batch(kind: str) -> None:
     # 1e4 anchors and 1e6 items: the matrix of pairs would take 40 GB
     size = 1_000_000 if kind != "map" else 300_000
@@ -406,4 +413,4 @@ def test_values_are_what_one_would_plot(kind: str) -> None:
     value, _ = step(loss, batch)
     ordered, _ = step(loss, batch._replace(scores=batch.scores + 10.0 * (batch.labels > 0)))
     assert -INF < float(ordered) < float(value) < INF
-    assert_near("perfect order", ordered, torch.tensor(0.0 if kind == "auc" else -1.0))
+    assert_near("perfect order", ordered, torch.tensor(0.0 if kind in PAIRS else -1.0))

@@ -286,6 +286,7 @@ BAD_HYPER_PARAMETERS = [
     *_bad("algorithm", "fast", None),
     *_bad("algorithm", "sort", surrogate="sigmoid"),
     *_bad("algorithm", "sort", surrogate="logistic"),
+    *_bad("algorithm", "smooth", surrogate="squared_hinge"),
     *_bad("margin", -0.5, NAN, INF, "wide", None),
     *_bad("scale", 0.0, -1.0, NAN, INF),
     *_bad("scale", 0.5, surrogate="barrier_hinge"),

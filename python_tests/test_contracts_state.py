@@ -251,7 +251,8 @@ def test_a_bad_value_written_past_the_setter_is_refused_by_forward(kind: str) ->
 def test_state_dtype(kind: str, dtype: torch.dtype) -> None:
     loss = make_loss(kind, state_dtype=dtype)
     assert loss.state.value.dtype == dtype
-    assert loss.state.value.shape == (NUM_LABELS if kind == "map" else 1, NUM_SAMPLES, 2)
+    columns = () if kind == "kl" else (2,)
+    assert loss.state.value.shape == (NUM_LABELS if kind == "map" else 1, NUM_SAMPLES, *columns)
     step(loss, make_batch(kind))
     assert loss.state.value.dtype == dtype
     assert make_loss(kind).state.value.dtype == torch.float32
@@ -369,7 +370,8 @@ def test_reset_state_forgets(kind: str, initial_state: str) -> None:
 @each_stateful_loss
 def test_the_state_is_a_buffer_and_not_a_parameter(kind: str) -> None:
     loss = make_loss(kind)
-    assert set(loss.state_dict()) == {"gamma", "scale", "state.value"}
+    own = {"kl_weight", "eta"} if kind == "kl" else set()
+    assert set(loss.state_dict()) == {"gamma", "scale", "state.value"} | own
     assert not list(loss.parameters())
     assert isinstance(loss.state, MovingAverage)
     assert not loss.state.value.requires_grad

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import algorithms_of
 from torch import Tensor
 
 import xrisk_ext as xr
@@ -73,12 +74,12 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "sort"])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "sort", "smooth"])
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_pairwise_sums_agree_with_the_cpu(
     surrogate: str, algorithm: str, dtype: torch.dtype
 ) -> None:
-    if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
+    if algorithm != "auto" and algorithm not in algorithms_of(surrogate):
         pytest.skip("no such algorithm")
     generator = torch.Generator().manual_seed(1)
     for p, m, channels in ((0, 5, 1), (5, 0, 1), (1, 1, 1), (70, 1000, 3), (1300, 700, 1)):
@@ -133,6 +134,32 @@ def test_moving_average_agrees_with_the_cpu(entries: int, log: bool) -> None:
     ours = xr.ops.moving_average_update_(on_gpu, index.cuda(), values.cuda(), 0.3, log=log)
     assert_near(ours.cpu(), stored, torch.float32)
     assert_near(on_gpu.cpu(), state, torch.float32)
+
+
+@pytest.mark.parametrize("method", ["exact", "smooth"])
+@pytest.mark.parametrize("shape", [(5, 40), (1000, 300), (3, 20_000), (1, 3_000_000)], ids=str)
+def test_topk_threshold_agrees_with_the_cpu(shape: tuple[int, int], method: Any) -> None:
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(shape, generator=generator)
+    scores[0] = scores[0].round(decimals=1)  # ties
+    lengths = [shape[1] // 3, 0, shape[0] * shape[1] - shape[1] // 3]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    for x, rows in ((scores, None), (scores.flatten(), offsets)):
+        results = []
+        for device in ("cpu", "cuda"):
+            leaf = x.to(device).requires_grad_()
+            ours = None if rows is None else rows.to(device)
+            value = xr.ops.topk_threshold(leaf, 7, method=method, offsets=ours)
+            value.nan_to_num(neginf=0.0).sum().backward()
+            assert leaf.grad is not None
+            results.append((value.detach().cpu(), leaf.grad.cpu()))
+        (expected, slopes), (value, found) = results
+        if method == "exact":
+            assert torch.equal(value, expected)
+            assert torch.equal(found, slopes)
+        else:
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found, slopes, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -258,6 +285,7 @@ def test_an_id_out_of_range_is_left_alone() -> None:
         ("ops.pairwise_log_sums(x, x, item_weights=x - 1)", "expected item_weights to be finite"),
         ("ops.pairwise_log_sums(x, x, temperature=0.0)", "expected temperature >= 1e-30"),
         ("ops.pairwise_sums(x, x, scale=-1.0)", "expected scale > 0"),
+        ("ops.topk_threshold(x, 0, offsets=x.long())", "expected offsets that ascend"),
         ("AveragePrecisionLoss(3).to(x)(x, x + 1, x.long() + 3)", "expected index in [0, 3)"),
     ],
 )

@@ -25,7 +25,13 @@ LAYERS = {
 }
 # the one door from kernels to the shim that runs them on the host
 MAY_ALSO_INCLUDE = {"cuda/platform.h": {"simt"}}
-HOST_INTERFACES = ("moving_average.h", "pairs.h", "score_step.h", "surrogate_values.h")
+HOST_INTERFACES = (
+    "entrywise.h",
+    "moving_average.h",
+    "pairs.h",
+    "score_step.h",
+    "surrogate_values.h",
+)
 CUDA_HEADERS = {name: ("cuda_runtime_api.h",) for name in HOST_INTERFACES} | {
     "platform.h": ("cuda_runtime.h",),
     "device_sort.cu": ("cub/device/device_radix_sort.cuh",),
@@ -194,11 +200,12 @@ def test_the_reference_stands_alone() -> None:
             assert within(module, *allowed), f"{path} imports {module}"
 
 
-def test_ops_do_not_import_losses_and_losses_not_the_reference() -> None:
-    package = {"torch", "typing", "collections"}
+def test_ops_do_not_import_losses_losses_not_the_reference_and_data_neither() -> None:
+    package = {"torch", "typing", "collections", "math", "abc"}
     allowed = {
         "ops": ("xrisk_ext.ops",),
         "losses": ("xrisk_ext.losses", "xrisk_ext.ops", "xrisk_ext.state"),
+        "data": ("xrisk_ext.data", "abc"),
     }
     for folder, below in allowed.items():
         for path in python_files(PACKAGE / folder):
@@ -248,7 +255,8 @@ def test_the_extra_test_lists_what_the_tests_import() -> None:
     imported = modules - local - set(sys.stdlib_module_names)
     assert {"torch", "libauc", "pytest"} <= imported
     # torch is a dependency of the package; LibAUC is installed without its own (pyproject.toml)
-    needed = {m.replace("sklearn", "scikit-learn") for m in imported - {"torch", "libauc"}}
+    needed = {m.replace("_", "-") for m in imported - {"torch", "libauc", "sklearn"}}
+
     needed |= {"numpy", "scipy", "scikit-learn", "tqdm"}  # by LibAUC's losses
     assert needed <= listed, needed - listed
 

@@ -277,9 +277,3 @@ def test_num_labels_is_held_to() -> None:
 def test_num_labels_is_a_positive_integer(num_labels: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="num_labels"):
         MeanAveragePrecisionLoss(4, num_labels)
-
-
-def test_top_k_is_refused() -> None:
-    assert MeanAveragePrecisionLoss(4, 2, top_k=None).num_labels == 2
-    with pytest.raises(ValueError, match="top_k"):
-        MeanAveragePrecisionLoss(4, 2, top_k=10)

@@ -185,3 +185,18 @@ def test_a_large_batch_sorted_equals_direct(dtype: torch.dtype, surrogate: str) 
     for other in (sort, auto):
         for name, a, b in zip(("value", "gradient"), other, direct, strict=True):
             assert_near(name, a, b.double(), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("surrogate", ["logistic", "sigmoid"])
+def test_a_large_batch_smooth_equals_direct(dtype: torch.dtype, surrogate: str) -> None:
+    labels = torch.arange(60_000) % 200 == 0
+    for shift in (0.0, 12.0):  # well separated: every pair term is tiny, and keeps its digits
+        batch = Batch((randn(60_000) + shift * labels).to(dtype), labels, NO_INDEX)
+        direct, smooth, auto = (
+            step(PairwiseAUCLoss(surrogate=surrogate, algorithm=algorithm, scale=1.5), batch)
+            for algorithm in ("direct", "smooth", "auto")
+        )
+        for other in (smooth, auto):
+            for name, a, b in zip(("value", "gradient"), other, direct, strict=True):
+                assert_near(name, a, b.double(), dtype)

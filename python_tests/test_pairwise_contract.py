@@ -36,6 +36,7 @@ each_twin = pytest.mark.parametrize(("f", "truth"), TWINS.values(), ids=TWINS)
 # every kind of kernel: direct, moments, separable, one key set, ties, two key sets
 KINDS = [("hinge", "direct"), ("squared", "sort"), ("exponential", "sort")]
 KINDS += [("squared_hinge", "sort"), ("zero_one", "sort"), ("barrier_hinge", "sort")]
+KINDS += [("logistic", "smooth"), ("sigmoid", "smooth")]
 each_kind = pytest.mark.parametrize(("name", "algorithm"), KINDS)
 
 
@@ -359,6 +360,8 @@ BAD_FOR_SUMS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "algorithm", {"algorithm": None}),
     (ValueError, "algorithm", {"algorithm": "sort", "surrogate": "logistic"}),
     (ValueError, "algorithm", {"algorithm": "sort", "surrogate": "sigmoid"}),
+    (ValueError, "algorithm", {"algorithm": "smooth", "surrogate": "squared_hinge"}),
+    (ValueError, "algorithm", {"algorithm": "smooth", "surrogate": "exponential"}),
 ]
 BAD_FOR_LOG_SUMS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "item_weights", {"item_weights": -FOUR}),

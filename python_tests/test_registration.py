@@ -87,6 +87,86 @@ def _moving_average_update_() -> list[Arguments]:
     ]
 
 
+def _topk_threshold() -> list[Arguments]:
+    offsets = torch.tensor([0, 3, 3, 9])
+    return [
+        (randn(9).float(), 2, None, False, 0.5, 0.01, 1e-4),
+        (randn(4, 9), 2, None, True, 0.5, 0.3, 1e-4),
+        (randn(2, 3, 9).half().transpose(0, 2), 1, None, True, 0.5, 0.3, 1e-4),
+        (randn(9), 2, offsets, False, 0.5, 0.01, 1e-4),
+        (randn(9).float(), 0, offsets.int(), True, 0.5, 0.3, 1e-4),
+        (torch.zeros(3, 0), 0, None, False, 0.5, 0.01, 1e-4),
+    ]
+
+
+def _topk_threshold_gradient() -> list[Arguments]:
+    inputs = []
+    for scores, *rest in _topk_threshold():
+        _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
+        inputs.append((scores, roots, torch.ones_like(roots), *rest))
+    return inputs
+
+
+def _contrastive_log_sums_rows() -> list[Arguments]:
+    q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
+    return [
+        (q, k, _scalar(0.5), None),
+        (q.float(), k.float(), _scalar(0.5), exclude),
+        (q.half(), k.bfloat16(), randn(4).abs() + 0.1, exclude[:, None].int()),
+        (q[:0], k, _scalar(0.5), None),
+    ]
+
+
+def _contrastive_log_sums_gradients() -> list[Arguments]:
+    q, k, row = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.ones(4, dtype=torch.float64)
+    return [
+        (q, k, _scalar(0.5), None, row, row, row, True, True),
+        (q.float(), k.float(), _scalar(0.5), None, row.float(), row, row, True, False),
+        (q.half(), k.half(), row.float(), torch.zeros(4, 2).long(), row, row, row, False, True),
+        (q, k[:0], _scalar(0.5), None, row, row, row, True, True),
+    ]
+
+
+def _info_nce_step() -> list[Arguments]:
+    a, b = randn(4, 3, seed=1), randn(4, 3, seed=2)
+    return [
+        (a, b, _scalar(0.5), None, False, False, True, True),
+        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), False, False, True, True),
+        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, True, False, False, True),
+        (a, b, _scalar(0.5), None, False, True, True, False),
+        (a[:1], b[:1], _scalar(0.5), None, True, False, True, True),
+    ]
+
+
+def _contrastive_step_() -> list[Arguments]:
+    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, lowest, highest,
+    rho, epsilon; bimodal, normalize, per_view, relative, temperature_weighted; update_state,
+    needs_gradient.
+    """
+
+    def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
+        return torch.full((sides, 6), value)
+
+    def three(sides: int) -> tuple[torch.Tensor, ...]:
+        return state(sides), state(sides, 0.2), state(sides, 0.0)
+
+    first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
+    learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
+    numbers = (_scalar(0.3), _scalar(0.2), _scalar(0.01), 0.9, 0.05, 0.7, 0.3, 0.0)
+    tau = torch.tensor(0.2, requires_grad=True)
+    learned = (*numbers[:1], tau, *numbers[2:])
+    one, own = (False, True, False, False, True), (False, True, False, True, True)
+    two = (True, True, False, True, True)
+    return [
+        (first, second, index, state(1), None, None, *numbers, *one, True, True),
+        (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
+        (learnt, second, index, state(2), None, None, *learned, *two, True, True),
+        (learnt, half, index, *three(2), *numbers, *two, False, True),
+        (first.half(), half, None, None, None, None, *numbers, *one, True, False),
+        (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
+    ]
+
+
 def _score_step_() -> list[Arguments]:
     """scores, labels, index, item_weights, state, gamma, scale, margin, rule, surrogate, algorithm,
     update_state, needs_gradient, mean_reduction.
@@ -147,6 +227,43 @@ def _listwise_step() -> list[Arguments]:
     ]
 
 
+def _ranking_step_() -> list[Arguments]:
+    """needs_gradient, scores, relevance, pair_index, query_index, mask, offsets, item_weights,
+    num_items, num_relevant, ideal_dcg, state, thresholds, curvatures, gamma, scale, schedules,
+    margin, epsilon, top_k, rule, options, surrogate, algorithm, update_state, mean_reduction.
+    """
+    scores, relevance = randn(3, 5), random_labels(3, 5).long()
+    pairs, users = torch.arange(15).reshape(3, 5) % 6, torch.tensor([1, 0, 1])
+    offsets = torch.tensor([0, 7, 7, 15])
+
+    def rows(count: int, value: float = float("nan")) -> torch.Tensor:
+        return torch.full((count,), value)
+
+    none = (None,) * 3
+    schedules = [_scalar(value) for value in (0.9, 0.01, 0.2, 1e-4, 2.0)]
+    gamma, scale = _scalar(0.3), _scalar(1.0)
+    lists = (None, None, None, *none)  # mask, offsets, item_weights and the sizes
+    ndcg, listwise, ap = (0, 0, 1, 0), (1, 0, 1, 0), (2, 0, 1, 0)
+    flat = (scores.reshape(-1), relevance.reshape(-1), pairs.reshape(-1))
+    sized = (None, None, randn(3, 5).abs(), _scalar(9.0), torch.ones(3), torch.ones(3))
+    learnt = scores.float().requires_grad_()
+    labels = torch.full((5, 6, 2), float("nan"))
+    return [
+        (True, learnt, relevance, pairs, users, *lists, rows(6), None, None, gamma, scale, [],
+         1.0, 0.5, 0, *ndcg, True, True),
+        (True, scores, relevance, pairs, users, *lists, rows(6), rows(2), rows(2), gamma, scale,
+         schedules, 1.0, 0.5, 2, *ndcg, True, False),
+        (False, scores.half(), relevance, None, None, relevance >= 0, None, None, *none, None,
+         None, None, _scalar(1.0), scale, [], 1.0, 0.5, 0, *ndcg, False, True),
+        (True, *flat, None, None, offsets, None, *none, rows(6, -torch.inf), None, None, gamma,
+         scale, [], 1.0, 0.5, 0, *listwise, True, False),
+        (True, scores, relevance, pairs.int(), users, *sized, rows(6), rows(2), rows(2), gamma,
+         scale, schedules, 0.7, 0.0, 2, *ndcg, True, True),
+        (True, learnt, relevance, torch.tensor([0, 5, 1]), None, *lists, labels, rows(5), rows(5),
+         gamma, scale, schedules, 1.0, 0.5, 2, *ap, True, True),
+    ]  # fmt: skip
+
+
 def _sort_descending() -> list[Arguments]:
     scores = [
         randn(6).float(),
@@ -173,6 +290,56 @@ def _curve_sums() -> list[Arguments]:
     ]
 
 
+def _partial_auc_step_() -> list[Arguments]:
+    """scores, labels, index, item_weights, state, dual, outer, schedules, scale, margin, max_fpr,
+    min_tpr, power, rule, surrogate, algorithm, update_state, needs_gradient, mean_reduction.
+    """
+    index = torch.tensor([0, 1, 2, 3, 4, 5, 2, 2])
+    one, many = randn(8), randn(8, 3)
+    ones, manys = random_labels(8), random_labels(8, 3)
+    learnt, learnt_many = one.clone().requires_grad_(), many.float().requires_grad_()
+    half, tenth, scale = _scalar(0.5), _scalar(0.1), _scalar(SCALE)
+    log, wide = torch.full((1, 6), -torch.inf), torch.full((3, 6), -torch.inf)
+    part = (scale, 0.5, 0.4, 0.3, 2.0)
+    kl, two_way = [half, half], [half, half, half, half]
+    none, always = (None, None, None), (True, True, True)
+    return [
+        (one, ones, index, None, log, None, None, kl, *part, 0, 1, 0, *always),
+        (learnt, ones, index, one.abs(), log, None, None, kl, *part, 0, 4, 1, True, True, False),
+        (learnt_many, manys, index.int(), None, wide, None, torch.full((3,), -torch.inf), two_way,
+         *part, 1, 1, 0, *always),
+        (learnt, ones, index, None, torch.zeros(1, 6), None, None, [tenth], *part, 2, 1, 2,
+         *always),
+        (many, manys, index, many.abs(), torch.zeros(3, 6).double(), torch.ones(3, 6).double(),
+         torch.zeros(3).double(), [tenth] * 3, *part, 3, 3, 0, True, False, False),
+        (one.half(), ones.bool(), None, None, *none, [], *part, 4, 1, 0, False, True, True),
+        (one[:, None], ones[:, None], None, one.abs(), *none, [], *part, 5, 1, 0, *always),
+        (learnt, ones, index, None, log, None, None, [half], *part, 6, 1, 0, False, True, True),
+        (one[:0], ones[:0], index[:0], None, log, None, None, [half], *part, 6, 1, 0, *always),
+    ]  # fmt: skip
+
+
+def _auc_margin_step() -> list[Arguments]:
+    y, a, b, alpha = random_labels(6, 2), randn(2), randn(2, seed=1), randn(2, seed=2).abs()
+    prior = torch.tensor([0.1, 0.4])
+    return [
+        (randn(6, 2), y, None, a, b, alpha, None, 1.0, 0, True, True),
+        (randn(6, 2).float(), y.bool(), randn(6).abs(), a, b, alpha, prior, 0.5, 1, True, False),
+        (randn(6).half(), y[:, 0], None, a[:1], b[:1], alpha[:1], None, 1.0, 2, False, True),
+        (randn(0, 2), y[:0], None, a, b, alpha, prior, 1.0, 2, True, True),
+    ]
+
+
+def _cross_entropy_step() -> list[Arguments]:
+    y, pair = random_labels(6, 2), randn(2, 2, seed=1).abs()
+    return [
+        (randn(6, 2), y, None, None, None, 1.0, 0.0, True, True),
+        (randn(6, 2).float(), y.bool(), randn(6, 2).abs(), pair, None, 1.0, 2.0, True, False),
+        (randn(6).half(), y[:, 0], None, None, pair[:, :1], 30.0, 0.0, False, True),
+        (randn(0, 2), y[:0], None, pair, pair, 2.0, 1.0, True, True),
+    ]
+
+
 INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_sums_rows": _pairwise_sums_rows,
     "pairwise_sums_columns": _pairwise_sums_columns,
@@ -180,8 +347,18 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "pairwise_log_sums_columns": _pairwise_log_sums_columns,
     "surrogate_values": _surrogate_values,
     "moving_average_update_": _moving_average_update_,
+    "topk_threshold": _topk_threshold,
+    "topk_threshold_gradient": _topk_threshold_gradient,
+    "partial_auc_step_": _partial_auc_step_,
+    "contrastive_log_sums_rows": _contrastive_log_sums_rows,
+    "info_nce_step": _info_nce_step,
+    "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
+    "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,
     "listwise_step": _listwise_step,
+    "ranking_step_": _ranking_step_,
+    "auc_margin_step": _auc_margin_step,
+    "cross_entropy_step": _cross_entropy_step,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
 }
@@ -212,7 +389,9 @@ def test_what_the_schema_says_is_written_is_the_state(name: str) -> None:
     schema = overload(name)._schema
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     # a trailing underscore mutates, and nothing else does
-    assert written == (["state"] if name.endswith("_") else [])
+    assert written[:1] == (["state"] if name.endswith("_") else [])
+    states = {"dual", "outer", "thresholds", "curvatures"}
+    assert all(argument in states or argument.startswith("state") for argument in written)
     assert schema.is_mutable == name.endswith("_")
     assert not any(returned.alias_info for returned in schema.returns)
 
@@ -235,8 +414,9 @@ def test_writing_bumps_the_version_and_reading_does_not(name: str) -> None:
         before = {key: t._version for key, t in tensors.items()}
         overload(name)(*arguments)
         bumped = {key for key, t in tensors.items() if t._version > before[key]}
-        writes = "state" in tensors and (name != "score_step_" or arguments[11])
-        assert bumped == ({"state"} if writes else set())
+        flags = dict(zip((a.name for a in schema.arguments), arguments, strict=True))
+        states = {a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write}
+        assert bumped == (states & set(tensors) if flags.get("update_state", True) else set())
 
 
 @each_op
@@ -244,7 +424,8 @@ def test_no_output_shares_memory_with_an_input_or_another_output(name: str) -> N
     for arguments in INPUTS[name]():
         results = overload(name)(*arguments)
         outputs = results if isinstance(results, tuple) else (results,)
-        tensors = [t for t in (*arguments, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
+        flat = [x for a in arguments for x in (a if isinstance(a, list) else (a,))]
+        tensors = [t for t in (*flat, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
         starts = [t.untyped_storage().data_ptr() for t in tensors]
         mine = starts[len(starts) - sum(o.numel() > 0 for o in outputs) :]
         assert all(starts.count(start) == 1 for start in mine)

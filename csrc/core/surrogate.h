@@ -16,11 +16,16 @@ namespace xrisk {
 template <class T>
 struct Squared {
   T margin;
+  // The slope by halves, for sums that are doubled at the end: it changes no bit of them.
+  template <class V>
+  XRISK_HD void half(V d, V& value, V& half_slope) const {
+    half_slope = d + V(margin);
+    value = half_slope * half_slope;
+  }
   template <class V>
   XRISK_HD void operator()(V d, V& value, V& slope) const {
-    const V z = d + V(margin);
-    value = z * z;
-    slope = z + z;
+    half(d, value, slope);
+    slope = slope + slope;
   }
 };
 
@@ -28,11 +33,16 @@ struct Squared {
 template <class T>
 struct SquaredHinge {
   T margin;
+  // The slope by halves, for sums that are doubled at the end: it changes no bit of them.
+  template <class V>
+  XRISK_HD void half(V d, V& value, V& half_slope) const {
+    half_slope = positive_part(d + V(margin));
+    value = half_slope * half_slope;
+  }
   template <class V>
   XRISK_HD void operator()(V d, V& value, V& slope) const {
-    const V z = positive_part(d + V(margin));
-    value = z * z;
-    slope = z + z;
+    half(d, value, slope);
+    slope = slope + slope;
   }
 };
 

@@ -18,7 +18,8 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
     std::fill(call.slopes, call.slopes + channels * anchors, 0.0);
     return;
   }
-  const auto& kernel = kernels<T>();
+  const auto kernel =
+      call.term.above == Above::kNone ? kernels<T>().direct_rows : kernels<T>().threshold_rows;
   if (anchors < kFewAnchors && items > kItemGrain) {
     const int64_t parts = (items + kItemGrain - 1) / kItemGrain;
     const int64_t size = channels * anchors;
@@ -28,7 +29,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
       piece.sums = partial + 2 * part * size;
       piece.slopes = piece.sums + size;
       const FlushDenormals flush;  // peaked sigmoids are full of them
-      kernel.direct_rows(piece, 0, anchors, begin, end);
+      kernel(piece, 0, anchors, begin, end);
     });
     for (int64_t k = 0; k < size; ++k) {
       call.sums[k] = call.slopes[k] = 0.0;
@@ -42,7 +43,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
   const int64_t grain = std::max<int64_t>(4, kPairGrain / items / 4 * 4);
   executor.for_range(anchors, grain, [&](int64_t, int64_t begin, int64_t end) {
     const FlushDenormals flush;
-    kernel.direct_rows(call, begin, end, 0, items);
+    kernel(call, begin, end, 0, items);
   });
 }
 
@@ -51,9 +52,11 @@ void direct_columns(const DirectColumns<T>& call, const Executor& executor) {
   constexpr int64_t kGroup = 64, kPairGrain = 1 << 17;
   const int64_t grain =
       std::max(kGroup, kPairGrain / std::max<int64_t>(1, call.anchor_count) / kGroup * kGroup);
+  const auto kernel = call.term.above == Above::kNone ? kernels<T>().direct_columns
+                                                      : kernels<T>().threshold_columns;
   executor.for_range(call.items.count, grain, [&](int64_t, int64_t begin, int64_t end) {
     const FlushDenormals flush;
-    kernels<T>().direct_columns(call, begin, end);
+    kernel(call, begin, end);
   });
 }
 

@@ -46,6 +46,23 @@ XRISK_HD void visit_channels(const PairTermParams& term, const Items<T>& items, 
   });
 }
 
+// A term whose slope costs less by halves: the sums of halves are doubled.
+template <class Term>
+constexpr bool kHalves = false;
+template <class T>
+constexpr bool kHalves<PlainTerm<T, Squared<T>>> = true;
+template <class T>
+constexpr bool kHalves<PlainTerm<T, SquaredHinge<T>>> = true;
+
+template <class Term, class V>
+XRISK_HD void term_by_halves(const Term& term, V d, V shift, V& value, V& slope) {
+  if constexpr (kHalves<Term>) {
+    term.phi.half(d, value, slope);
+  } else {
+    term(d, shift, value, slope);
+  }
+}
+
 // w * x, but 0 where w is 0: a weight of zero leaves an item out, even if its score is not finite.
 template <class T>
 XRISK_HD Vec<T> weighted(Vec<T> w, Vec<T> x) {
@@ -58,7 +75,7 @@ XRISK_HD void add_items(const Term& term, Vec<T> y, Vec<T> weight, const Vec<T>*
                         const Vec<T>* shift, Vec<T>* sums, Vec<T>* slopes) {
   for (int a = 0; a < kAnchors; ++a) {
     Vec<T> value, slope;
-    term(y - x[a], shift[a], value, slope);
+    term_by_halves(term, y - x[a], shift[a], value, slope);
     if constexpr (kChannels == Channels::kNone) {
       sums[a] = sums[a] + value;
       slopes[a] = slopes[a] + slope;
@@ -110,7 +127,7 @@ void rows_of_anchors(const DirectRows<T>& call, const Term& term, int64_t anchor
   }
   for (int a = 0; a < kAnchors; ++a) {
     call.sums[anchor + a] = sums[a];
-    call.slopes[anchor + a] = slopes[a];
+    call.slopes[anchor + a] = kHalves<Term> ? 2.0 * slopes[a] : slopes[a];
   }
 }
 
@@ -194,11 +211,13 @@ void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t be
     for (int64_t i = block; i < stop; ++i) {
       const V x(call.anchors[i]);
       const V shift(call.shifts == nullptr ? T(0) : static_cast<T>(call.shifts[i]));
-      const V weight(static_cast<T>(call.anchor_weights[i]));
+      const V weight(static_cast<T>(kHalves<Term> && kChannels != Channels::kMany
+                                        ? 2.0 * call.anchor_weights[i]
+                                        : call.anchor_weights[i]));
       for (int v = 0; v < kVectors; ++v) {
         V value, slope;
-        term(y[v] - x, shift, value, slope);
         if constexpr (kChannels == Channels::kMany) {
+          term(y[v] - x, shift, value, slope);
           V pair_weight(T(0));
           for (int64_t c = 0; c < call.items.channels; ++c) {
             const T* w = call.items.weights + c * count + begin + v * V::kLanes;
@@ -210,9 +229,14 @@ void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t be
           }
           sums[v] = sums[v] + weighted(pair_weight, slope);
         } else {
+          term_by_halves(term, y[v] - x, shift, value, slope);
           sums[v] = sums[v] + weight * slope;
         }
       }
+    }
+    if (kChannels == Channels::kNone && anchors <= kColumnBlock && size == kWidth) {
+      for (int v = 0; v < kVectors; ++v) sums[v].store(call.out + begin + v * V::kLanes);
+      return;
     }
     T lanes[kWidth];
     for (int v = 0; v < kVectors; ++v) sums[v].store(lanes + v * V::kLanes);

@@ -7,6 +7,8 @@
 
 #include "core/params.h"
 #include "cpu/list_kernels.h"
+#include "cpu/smooth_grid.h"
+#include "cpu/tile_kernels.h"
 
 namespace xrisk::cpu {
 
@@ -19,19 +21,23 @@ struct Items {
   int64_t channels = 1;
 };
 
+// Against the shift of the anchor, as a threshold: what of phi lies above it, or whether it does.
+enum class Above { kNone, kExcess, kCount };
+
 // What is summed over pairs. With inverse_temperature > 0 it is exp((phi - shift of the anchor) *
-// inverse_temperature), otherwise phi.
+// inverse_temperature), otherwise phi, or what `above` says.
 struct PairTermParams {
   Surrogate surrogate = Surrogate::kSquaredHinge;
   SurrogateParams params;
   double inverse_temperature = 0.0;
+  Above above = Above::kNone;
 };
 
 template <class T>
 struct DirectRows {
   PairTermParams term;
   const T* anchors = nullptr;      // [P]
-  const double* shifts = nullptr;  // [P], exponential term only
+  const double* shifts = nullptr;  // [P], exponential and threshold terms only
   Items<T> items;
   double* sums = nullptr;    // [C, P]
   double* slopes = nullptr;  // [C, P]
@@ -42,7 +48,7 @@ template <class T>
 struct DirectColumns {
   PairTermParams term;
   const T* anchors = nullptr;              // [P]
-  const double* shifts = nullptr;          // [P], exponential term only
+  const double* shifts = nullptr;          // [P], exponential and threshold terms only
   const double* anchor_weights = nullptr;  // [C, P]
   int64_t anchor_count = 0;
   Items<T> items;
@@ -71,12 +77,45 @@ struct RankIndex {
 // key, and the weight that stands exactly on that key (zero_one only).
 constexpr int kMomentSlots = 4;
 
+// Where a selection looks for its answer (cpu/selection.h), and what it finds there.
+template <class T>
+struct Bracket {
+  T low, high;
+};
+
+struct SplitCounts {
+  int64_t above = 0;   // not below `high`: at least as large, or NaN
+  int64_t inside = 0;  // above `low` and below `high`
+};
+// The cross entropy family over entries [B, L], row by row; core/cross_entropy.h.
+template <class T>
+struct CrossEntropyRange {
+  const T* scores = nullptr;
+  const uint8_t* positive = nullptr;
+  const T* weights = nullptr;  // one an entry, or null
+  int64_t labels = 1;          // L
+  // Of the labels, repeated for a register's length beyond L: [period] for the negatives, then
+  // [period] for the positives; `factors`, on the gradient, [period] alone.
+  const T* class_weights = nullptr;
+  const T* margins = nullptr;
+  const T* factors = nullptr;
+  int64_t period = 0;
+  T scale = 1, focus = 0;
+  T* losses = nullptr;    // not multiplied by the factors
+  T* gradient = nullptr;  // may be null
+};
+constexpr int64_t kMostLanes = 16;
+
 template <class T>
 struct Kernels {
   // For anchors [anchor_begin, anchor_end): sums and slopes over items [item_begin, item_end).
   void (*direct_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
                       int64_t item_begin, int64_t item_end);
   void (*direct_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
+  // The same for terms with a threshold, which need weights.
+  void (*threshold_rows)(const DirectRows<T>&, int64_t anchor_begin, int64_t anchor_end,
+                         int64_t item_begin, int64_t item_end);
+  void (*threshold_columns)(const DirectColumns<T>&, int64_t item_begin, int64_t item_end);
 
   // ranks [M] of items [begin, end).
   void (*rank_items)(const RankIndex<T>&, const T* scores, int64_t begin, int64_t end,
@@ -99,11 +138,38 @@ struct Kernels {
                               double* out);
   // max |x|; infinite if an x is infinite or NaN
   T (*largest_magnitude)(const T* x, int64_t count);
+  // min and max of x; count > 0
+  void (*score_range)(const T* x, int64_t count, T* range);
+
+  // The smooth algorithm (cpu/smooth_inl.h). Ranges of scores; of bins in translate.
+  void (*smooth_bins)(const SmoothGrid&, const T* scores, int64_t begin, int64_t end,
+                      int32_t* bins);
+  void (*smooth_moments)(const SmoothGrid&, const T* scores, const T* weights, const int32_t* slots,
+                         int64_t begin, int64_t end, double* moments);
+  void (*smooth_translate)(const SmoothTranslation&, int sign, int64_t begin, int64_t end,
+                           T* local);
+  void (*smooth_rows)(const SmoothGrid&, const T* local, const T* scores, const int32_t* slots,
+                      double scale, int64_t begin, int64_t end, double* sums, double* slopes);
+  void (*smooth_columns)(const SmoothGrid&, const T* local, const T* scores, const T* weights,
+                         const int32_t* slots, double scale, bool add, int64_t begin, int64_t end,
+                         T* out);
+  void (*smooth_scan)(const ScanPass&, const T* weights);  // cpu/scan_inl.h
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);
 
+  // Selection and the smoothed top-K problem; see select_inl.h and soft_inl.h.
+  SplitCounts (*split_range)(const T* x, int64_t count, Bracket<T>, T* out, int64_t capacity);
+  T (*select_in_row)(const T* x, int64_t count, int64_t rank, T* buffers);
+  int64_t (*find_first)(const T* x, int64_t count, T value);
+  void (*soft_sums)(const T* x, const T* weights, int64_t count, double at, double tau1,
+                    double sums[3]);
+  void (*soft_slopes)(const T* x, int64_t count, double at, double tau1, double factor, T* out);
+  // Positions of x in [low, high), how many, and how many are >= high (cpu/near_inl.h).
+  int64_t (*near_items)(const T* x, int64_t count, T low, T high, int32_t* positions,
+                        int64_t* above);
   ListKernels<T> lists;
+  void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the
@@ -130,6 +196,8 @@ struct KernelTable {
   bool (*blend_fd)(const StateBlock<float, double>&);
   bool (*blend_df)(const StateBlock<double, float>&);
   bool (*blend_dd)(const StateBlock<double, double>&);
+  TileKernels<float> tiles_single;
+  TileKernels<double> tiles_twice;
 
   bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
   bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }
@@ -160,6 +228,15 @@ const Kernels<T>& kernels() {
     return kernel_table().single;
   } else {
     return kernel_table().twice;
+  }
+}
+
+template <class T>
+const TileKernels<T>& tile_kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_table().tiles_single;
+  } else {
+    return kernel_table().tiles_twice;
   }
 }
 

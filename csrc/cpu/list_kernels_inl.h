@@ -17,14 +17,14 @@
 
 namespace xrisk::cpu::XRISK_ISA {
 
-enum class PairWeights { kNone, kItem, kLambda };
+enum class ListWeights { kNone, kItem, kLambda };
 
-template <PairWeights kValue>
-struct PairWeightsConstant {
-  constexpr PairWeights operator()() const { return kValue; }
+template <ListWeights kValue>
+struct ListWeightsConstant {
+  constexpr ListWeights operator()() const { return kValue; }
 };
 
-template <PairWeights kWeights, int kAnchors, class T>
+template <ListWeights kWeights, int kAnchors, class T>
 double pairs_of_anchors(const WeightedPairs<T>& call, int64_t anchor, int64_t begin, int64_t end) {
   using V = Vec<T>;
   constexpr int64_t kFlush = 32 * V::kLanes;  // items whose sums stay in T
@@ -33,7 +33,7 @@ double pairs_of_anchors(const WeightedPairs<T>& call, int64_t anchor, int64_t be
   double value = 0.0, slopes[kAnchors] = {};
   for (int a = 0; a < kAnchors; ++a) {
     x[a] = V(call.scores[anchor + a]);
-    if constexpr (kWeights == PairWeights::kLambda) {
+    if constexpr (kWeights == ListWeights::kLambda) {
       gain[a] = V(call.gains[anchor + a]);
       discount[a] = V(call.discounts[anchor + a]);
     }
@@ -45,19 +45,19 @@ double pairs_of_anchors(const WeightedPairs<T>& call, int64_t anchor, int64_t be
   const auto add = [&](int64_t j, int64_t left, V inside) {
     const V y = load(call.scores + j, left);
     V pull = load(call.pulls + j, left), item_weight, item_gain, item_discount;
-    if constexpr (kWeights == PairWeights::kItem) item_weight = load(call.weights + j, left);
-    if constexpr (kWeights == PairWeights::kLambda) {
+    if constexpr (kWeights == ListWeights::kItem) item_weight = load(call.weights + j, left);
+    if constexpr (kWeights == ListWeights::kLambda) {
       item_gain = load(call.gains + j, left);
       item_discount = load(call.discounts + j, left);
     }
     for (int a = 0; a < kAnchors; ++a) {
       V term, slope;
       phi(y - x[a], term, slope);
-      if constexpr (kWeights == PairWeights::kItem) {
+      if constexpr (kWeights == ListWeights::kItem) {
         term = item_weight * term;
         slope = item_weight * slope;
       }
-      if constexpr (kWeights == PairWeights::kLambda) {
+      if constexpr (kWeights == ListWeights::kLambda) {
         const V w = absolute((gain[a] - item_gain) * (discount[a] - item_discount));
         term = w * term;
         slope = w * slope;
@@ -103,9 +103,9 @@ double weighted_pairs(const WeightedPairs<T>& call, int64_t begin, int64_t end, 
     for (; i < end; ++i) value += pairs_of_anchors<weights(), 1>(call, i, item_begin, item_end);
     return value;
   };
-  if (call.gains != nullptr) return run(PairWeightsConstant<PairWeights::kLambda>{});
-  if (call.weights != nullptr) return run(PairWeightsConstant<PairWeights::kItem>{});
-  return run(PairWeightsConstant<PairWeights::kNone>{});
+  if (call.gains != nullptr) return run(ListWeightsConstant<ListWeights::kLambda>{});
+  if (call.weights != nullptr) return run(ListWeightsConstant<ListWeights::kItem>{});
+  return run(ListWeightsConstant<ListWeights::kNone>{});
 }
 
 template <class T>

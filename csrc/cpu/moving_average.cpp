@@ -76,7 +76,7 @@ class Update {
       stored(entry, column) = static_cast<Out>(blend);
       return;
     }
-    stored(entry, column) = static_cast<Out>(rounded);
+    stored(entry, column) = call_.rounded ? static_cast<Out>(rounded) : static_cast<Out>(blend);
     if (call_.write) state_of(entry, column) = rounded;
   }
 
@@ -134,7 +134,7 @@ class Update {
     const Value* values = call_.columns == 1 ? call_.values + begin : nullptr;
     const bool storable = blend(block, values, count, column, [&](int64_t k) { return begin + k; });
     const uint64_t shared = suspects_.flags(begin / kBlock);
-    if (shared == 0 && storable && call_.write) {
+    if (shared == 0 && storable && call_.write && call_.rounded) {
       for (int64_t k = 0; k < count; ++k) {
         state_of(begin + k, column) = block.rounded[k];
         stored(begin + k, column) = static_cast<Out>(block.rounded[k]);

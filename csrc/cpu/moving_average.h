@@ -25,7 +25,9 @@ struct MovingAverage {
   const double* gamma = nullptr;  // one, or [B]
   bool gamma_per_entry = false;
   bool log_domain = false;
-  bool write = true;      // false: blend, but leave the state alone
+  bool write = true;  // false: blend, but leave the state alone
+  // false: gives the blends back as they are before the state's type rounds them
+  bool rounded = true;
   Out* stored = nullptr;  // [B, C]
 };
 

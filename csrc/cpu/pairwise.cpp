@@ -7,8 +7,10 @@
 
 namespace xrisk::cpu {
 
-bool has_sort(Surrogate surrogate) {
-  return surrogate != Surrogate::kLogistic && surrogate != Surrogate::kSigmoid;
+bool has_sort(Surrogate surrogate) { return !has_smooth(surrogate); }
+
+bool has_smooth(Surrogate surrogate) {
+  return surrogate == Surrogate::kLogistic || surrogate == Surrogate::kSigmoid;
 }
 
 // The model: nanoseconds for rows and columns together on one core, fitted per surrogate to times
@@ -38,7 +40,13 @@ template <class T>
 Algorithm choose_algorithm(const PairwiseSpec& spec, int64_t anchors, int64_t items,
                            int64_t channels) {
   if (spec.algorithm != Algorithm::kAuto) return spec.algorithm;
-  if (!has_sort(spec.surrogate)) return Algorithm::kDirect;
+  if (has_smooth(spec.surrogate)) {
+    // Where the smooth algorithm would certainly choose the direct sums, it need not be asked.
+    constexpr double kFewPairs = 4096.0;
+    const double pairs = static_cast<double>(anchors) * static_cast<double>(items);
+    return pairs * static_cast<double>(channels) < kFewPairs ? Algorithm::kDirect
+                                                             : Algorithm::kSmooth;
+  }
   // Separable sums are formed in double: no overflow at one batch size and none at another.
   if (spec.surrogate == Surrogate::kExponential) return Algorithm::kSort;
   constexpr double kDirectAnchor = 12.0;  // the sums across lanes, per row
@@ -57,6 +65,9 @@ std::unique_ptr<PairwiseSums<T>> make_pairwise_sums(const PairwiseSpec& spec, An
                                                     Scratch& scratch, const Executor& executor) {
   if (spec.algorithm == Algorithm::kDirect) {
     return make_direct_sums(spec, anchors, scratch, executor);
+  }
+  if (spec.algorithm == Algorithm::kSmooth) {
+    return make_smooth_sums(spec, anchors, scratch, executor);
   }
   switch (spec.surrogate) {
     case Surrogate::kSquared:

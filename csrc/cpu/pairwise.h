@@ -20,12 +20,15 @@ struct Anchors {
   int64_t count = 0;
 };
 
+struct SmoothPlan;  // cpu/smooth.h
+
 // A set of items, and what the row stage leaves for the column stage: their ranks among the sorted
-// keys (two key sets for the barrier hinge).
+// keys (two key sets for the barrier hinge), or the plan of the smooth algorithm.
 template <class T>
 struct ItemPass {
   Items<T> items;
   int32_t* ranks[2] = {nullptr, nullptr};
+  const SmoothPlan* plan = nullptr;
 };
 
 template <class T>
@@ -38,14 +41,21 @@ class PairwiseSums {
   virtual void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) = 0;
 };
 
+// How Algorithm::kSmooth sums; kCheapest looks at the scores. The others are for tests.
+enum class SmoothWay : int { kCheapest, kDirect, kBins, kScattered, kScan };
+
 struct PairwiseSpec {
   Surrogate surrogate = Surrogate::kSquaredHinge;
   SurrogateParams params;
   Algorithm algorithm = Algorithm::kAuto;
+  SmoothWay smooth_way = SmoothWay::kCheapest;
 };
 
 // Whether the exact near-linear algorithm (Algorithm::kSort) exists for a surrogate.
 bool has_sort(Surrogate surrogate);
+
+// Whether the near-linear algorithm with an error bound (Algorithm::kSmooth) exists for it.
+bool has_smooth(Surrogate surrogate);
 
 // Resolves kAuto from the sizes alone. Scores that are not finite need the direct algorithm, which
 // follows IEEE arithmetic; the others would order or centre them.
@@ -72,6 +82,9 @@ std::unique_ptr<PairwiseSums<T>> make_squared_sums(const PairwiseSpec&, Anchors<
 template <class T>
 std::unique_ptr<PairwiseSums<T>> make_exponential_sums(const PairwiseSpec&, Anchors<T>, Scratch&,
                                                        const Executor&);
+template <class T>
+std::unique_ptr<PairwiseSums<T>> make_smooth_sums(const PairwiseSpec&, Anchors<T>, Scratch&,
+                                                  const Executor&);
 
 // Whether pair terms of float scores of this magnitude may leave the range of float on the way (a
 // million squares of 1e15 still fit): the same computation on doubles is needed then.

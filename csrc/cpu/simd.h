@@ -88,10 +88,26 @@ template <class T>
 XRISK_HD typename Vec<T>::Mask is_nan(Vec<T> x) {
   return {x.v != x.v};
 }
-template <class T>
-XRISK_HD Vec<T> positive_part(Vec<T> x) {
-  const typename Vec<T>::Native zero{};
-  return Vec<T>(x.v < zero ? zero : x.v);  // keeps a NaN
+// Keeps a NaN: so does the instruction, which returns its second operand then.
+XRISK_HD Vec<float> positive_part(Vec<float> x) {
+#if XRISK_VECTOR_BYTES == 64
+  return Vec<float>(Vec<float>::Native(_mm512_max_ps(_mm512_setzero_ps(), __m512(x.v))));
+#elif XRISK_VECTOR_BYTES == 32
+  return Vec<float>(Vec<float>::Native(_mm256_max_ps(_mm256_setzero_ps(), __m256(x.v))));
+#else
+  const Vec<float>::Native zero{};
+  return Vec<float>(x.v < zero ? zero : x.v);
+#endif
+}
+XRISK_HD Vec<double> positive_part(Vec<double> x) {
+#if XRISK_VECTOR_BYTES == 64
+  return Vec<double>(Vec<double>::Native(_mm512_max_pd(_mm512_setzero_pd(), __m512d(x.v))));
+#elif XRISK_VECTOR_BYTES == 32
+  return Vec<double>(Vec<double>::Native(_mm256_max_pd(_mm256_setzero_pd(), __m256d(x.v))));
+#else
+  const Vec<double>::Native zero{};
+  return Vec<double>(x.v < zero ? zero : x.v);
+#endif
 }
 template <class T>
 XRISK_HD Vec<T> absolute(Vec<T> x) {
@@ -128,16 +144,37 @@ XRISK_HD T sum(Vec<T> x) {
   return lanes[0];
 }
 
-// How many of the 16 values at p are below y. The workhorse of the rank search.
-XRISK_HD int count_below_16(const float* p, float y) {
+// Bit k: whether the value p[k] is below y, of 16 values.
+XRISK_HD int mask_below_16(const float* p, float y) {
 #if XRISK_VECTOR_BYTES == 64
-  const __m512 keys = _mm512_loadu_ps(p);
-  return __builtin_popcount(_mm512_cmp_ps_mask(keys, _mm512_set1_ps(y), _CMP_LT_OQ));
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_set1_ps(y), _CMP_LT_OQ);
 #elif XRISK_VECTOR_BYTES == 32
   const __m256 value = _mm256_set1_ps(y);
   const int low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), value, _CMP_LT_OQ));
   const int high = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), value, _CMP_LT_OQ));
-  return __builtin_popcount(low | high << 8);
+  return low | high << 8;
+#else
+  int mask = 0;
+  for (int k = 0; k < 16; ++k) mask |= (p[k] < y) << k;
+  return mask;
+#endif
+}
+XRISK_HD int mask_below_16(const double* p, double y) {
+#if XRISK_VECTOR_BYTES == 64
+  const __m512d value = _mm512_set1_pd(y);
+  const int low = _mm512_cmp_pd_mask(_mm512_loadu_pd(p), value, _CMP_LT_OQ);
+  return low | _mm512_cmp_pd_mask(_mm512_loadu_pd(p + 8), value, _CMP_LT_OQ) << 8;
+#else
+  int mask = 0;
+  for (int k = 0; k < 16; ++k) mask |= (p[k] < y) << k;
+  return mask;
+#endif
+}
+
+// How many of the 16 values at p are below y. The workhorse of the rank search.
+XRISK_HD int count_below_16(const float* p, float y) {
+#if XRISK_VECTOR_BYTES > 16
+  return __builtin_popcount(mask_below_16(p, y));
 #else
   Vec<float>::Integer total{};
   for (int k = 0; k < 16; k += 4) total -= Vec<float>::load(p + k).v < Vec<float>(y).v;

@@ -79,7 +79,7 @@ struct StateAccess {
   __device__ Out rounded(double blend) const {
     const State narrow = static_cast<State>(blend);
     const bool storable = is_storable(static_cast<double>(narrow), call.log_domain);
-    return storable ? static_cast<Out>(narrow) : static_cast<Out>(blend);
+    return storable && call.rounded ? static_cast<Out>(narrow) : static_cast<Out>(blend);
   }
   __device__ void write(int segment, int64_t row, int column, Out value) const {
     const State narrow = static_cast<State>(value);

@@ -79,4 +79,16 @@ size_t sorted_columns_workspace_bytes(const PairProblem<T>& problem);
 template <class T>
 cudaError_t launch_sorted_columns(const PairColumns<T>& call, void* workspace, cudaStream_t stream);
 
+// The near-linear algorithm for logistic and sigmoid, with the error of the CPU's (xrisk_ext/ops/
+// pairwise.py states it). Segments whose scores span too many bins, or are not finite, take the
+// direct one on the device's own decision.
+template <class T>
+size_t smooth_rows_workspace_bytes(const PairProblem<T>& problem);
+template <class T>
+cudaError_t launch_smooth_rows(const PairRows<T>& call, void* workspace, cudaStream_t stream);
+template <class T>
+size_t smooth_columns_workspace_bytes(const PairProblem<T>& problem);
+template <class T>
+cudaError_t launch_smooth_columns(const PairColumns<T>& call, void* workspace, cudaStream_t stream);
+
 }  // namespace xrisk::cuda

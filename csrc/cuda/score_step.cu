@@ -14,11 +14,17 @@ namespace xrisk::cuda {
 namespace {
 
 constexpr int kEntriesAThread = 8;
-constexpr int64_t kSortFromBatch = 65536;  // items; the positives are known to the device alone
+// Items; the positives are known to the device alone.
+constexpr int64_t kSortFromBatch = 65536;
+constexpr int64_t kSmoothFromBatch = 32768;
 
-bool sorts(Surrogate surrogate) {
-  return surrogate != Surrogate::kLogistic && surrogate != Surrogate::kSigmoid &&
-         surrogate != Surrogate::kExponential;
+// The algorithm that runs; exponential has the direct one alone.
+Algorithm algorithm_of(Surrogate surrogate, Algorithm asked, int64_t batch) {
+  const bool smooth = surrogate == Surrogate::kLogistic || surrogate == Surrogate::kSigmoid;
+  if (surrogate == Surrogate::kExponential) return Algorithm::kDirect;
+  if (asked != Algorithm::kAuto) return asked;
+  if (batch < (smooth ? kSmoothFromBatch : kSortFromBatch)) return Algorithm::kDirect;
+  return smooth ? Algorithm::kSmooth : Algorithm::kSort;
 }
 
 // One call's parts: buffers, pair problems, and the memory that the parts share in turn.
@@ -27,7 +33,8 @@ struct Step {
   const ScoreStep<T, State>& call;
   StepBuffers<T> buffers;
   int64_t tiles;
-  bool two_classes, sorted;
+  bool two_classes;
+  Algorithm algorithm;
   PairRows<T> all_rows, own_rows;
   PairColumns<T> all_columns, own_columns;
   MovingAverage<State, double, double> update;
@@ -40,9 +47,7 @@ struct Step {
     constexpr int64_t kTile = kStepThreads * kEntriesAThread;
     tiles = (call.batch + kTile - 1) / kTile;
     two_classes = call.rule == Rule::kAveragePrecision;
-    sorted = sorts(call.surrogate) &&
-             (call.algorithm == Algorithm::kSort ||
-              (call.algorithm == Algorithm::kAuto && call.batch >= kSortFromBatch));
+    algorithm = algorithm_of(call.surrogate, call.algorithm, call.batch);
     Carver carver(workspace);
     buffers.tiles = carver.take<LabelTotals>(tiles * call.labels);
     buffers.totals = carver.take<LabelTotals>(call.labels);
@@ -95,20 +100,44 @@ struct Step {
   }
 
   size_t rows_bytes(const PairRows<T>& part) const {
-    return sorted ? sorted_rows_workspace_bytes(part.problem)
-                  : direct_rows_workspace_bytes(part.problem);
+    switch (algorithm) {
+      case Algorithm::kSort:
+        return sorted_rows_workspace_bytes(part.problem);
+      case Algorithm::kSmooth:
+        return smooth_rows_workspace_bytes(part.problem);
+      default:
+        return direct_rows_workspace_bytes(part.problem);
+    }
   }
   size_t columns_bytes(const PairColumns<T>& part) const {
-    return sorted ? sorted_columns_workspace_bytes(part.problem)
-                  : direct_columns_workspace_bytes(part.problem);
+    switch (algorithm) {
+      case Algorithm::kSort:
+        return sorted_columns_workspace_bytes(part.problem);
+      case Algorithm::kSmooth:
+        return smooth_columns_workspace_bytes(part.problem);
+      default:
+        return direct_columns_workspace_bytes(part.problem);
+    }
   }
   cudaError_t launch(const PairRows<T>& part, cudaStream_t stream) const {
-    return sorted ? launch_sorted_rows(part, shared, stream)
-                  : launch_direct_rows(part, shared, stream);
+    switch (algorithm) {
+      case Algorithm::kSort:
+        return launch_sorted_rows(part, shared, stream);
+      case Algorithm::kSmooth:
+        return launch_smooth_rows(part, shared, stream);
+      default:
+        return launch_direct_rows(part, shared, stream);
+    }
   }
   cudaError_t launch(const PairColumns<T>& part, cudaStream_t stream) const {
-    return sorted ? launch_sorted_columns(part, shared, stream)
-                  : launch_direct_columns(part, shared, stream);
+    switch (algorithm) {
+      case Algorithm::kSort:
+        return launch_sorted_columns(part, shared, stream);
+      case Algorithm::kSmooth:
+        return launch_smooth_columns(part, shared, stream);
+      default:
+        return launch_direct_columns(part, shared, stream);
+    }
   }
 };
 

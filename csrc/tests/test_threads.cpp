@@ -186,6 +186,7 @@ int main() {
   for (int surrogate = 0; surrogate < kSurrogateCount; ++surrogate) {
     const auto kind = static_cast<Surrogate>(surrogate);
     if (cpu::has_sort(kind)) check_pairwise(kind, Algorithm::kSort, 2000, 70000, 2);
+    if (cpu::has_smooth(kind)) check_pairwise(kind, Algorithm::kSmooth, 2000, 70000, 2);
     check_pairwise(kind, Algorithm::kDirect, 300, 2000, 2);
   }
   check_pairwise(Surrogate::kSquaredHinge, Algorithm::kDirect, 5, 140000, 1);  // cut by items

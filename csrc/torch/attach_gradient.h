@@ -8,14 +8,21 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/diff.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 namespace xrisk {
 
@@ -32,36 +39,66 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   }
 };
 
+// How the upstream gradient of several values meets the gradient of the scores: each value has a
+// column of it, a row, or (with offsets) a list of entries. One value meets all of it.
+struct ValueLayout {
+  bool rows = false;
+  at::Tensor offsets;  // [values + 1]
+
+  at::Tensor spread(const at::Tensor& upstream, const at::Tensor& gradient) const {
+    if (upstream.dim() == 0) return upstream;
+    if (offsets.defined()) {
+      return at::repeat_interleave(upstream, at::diff(offsets), 0, gradient.size(0));
+    }
+    return rows ? upstream.unsqueeze(1) : upstream;
+  }
+};
+
 struct AttachGradientBackward final : torch::autograd::Node {
-  torch::autograd::SavedVariable gradient;
-  at::ScalarType scores_type = at::kFloat;
+  struct Input {
+    torch::autograd::SavedVariable gradient;
+    at::ScalarType type;
+  };
+  std::vector<Input> inputs;
+  ValueLayout layout;
 
   std::string name() const override { return "AttachGradientBackward"; }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    gradient.reset_data();
+    for (Input& input : inputs) input.gradient.reset_data();
   }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& upstream) override {
-    at::Tensor saved;
+    torch::autograd::variable_list saved(inputs.size());
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      saved = gradient.unpack();
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        if (task_should_compute_output(k)) saved[k] = inputs[k].gradient.unpack();
+      }
     }
-    if (!upstream[0].defined()) return {at::Tensor()};
+    if (!upstream[0].defined()) return torch::autograd::variable_list(inputs.size());
     if (at::GradMode::is_enabled()) {  // create_graph=True
-      const at::Tensor result = product(saved, upstream[0].detach());
-      return {NoSecondDerivative::apply(result.requires_grad_())};
+      const at::Tensor constant = upstream[0].detach();
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        if (!saved[k].defined()) continue;
+        const at::Tensor result = product(saved[k], constant, inputs[k].type);
+        saved[k] = NoSecondDerivative::apply(result.requires_grad_());
+      }
+      return saved;
     }
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return {product(saved, upstream[0])};
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      if (saved[k].defined()) saved[k] = product(saved[k], upstream[0], inputs[k].type);
+    }
+    return saved;
   }
 
  private:
-  at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream) const {
-    const at::Tensor result = saved.mul(upstream);
-    return result.scalar_type() == scores_type ? result : result.to(scores_type);
+  at::Tensor product(const at::Tensor& saved, const at::Tensor& upstream,
+                     at::ScalarType type) const {
+    const at::Tensor result = saved.mul(layout.spread(upstream, saved));
+    return result.scalar_type() == type ? result : result.to(type);
   }
 };
 
@@ -75,14 +112,80 @@ auto make_node() {
   }
 }
 
-// Makes `gradient` what flows to `scores` from `value`, both fresh and without a graph.
-inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
-                            const at::Tensor& gradient) {
+// An input of a fused step and the gradient that is to flow to it.
+struct InputGradient {
+  const at::Tensor& input;
+  at::Tensor gradient;
+};
+
+// Makes the gradients what flows to the inputs from `value`. All are fresh, without a graph.
+inline void attach_gradients(std::initializer_list<InputGradient> gradients,
+                             const at::Tensor& value, const ValueLayout& layout = {}) {
   const auto node = make_node<AttachGradientBackward>();
-  node->gradient = torch::autograd::SavedVariable(gradient, /*is_output=*/false);
-  node->scores_type = scores.scalar_type();
-  node->set_next_edges(torch::autograd::collect_next_edges(scores));
+  node->layout = layout;
+  node->inputs.reserve(gradients.size());
+  torch::autograd::edge_list edges;
+  for (const InputGradient& each : gradients) {
+    node->inputs.push_back({torch::autograd::SavedVariable(each.gradient, /*is_output=*/false),
+                            each.input.scalar_type()});
+    edges.push_back(torch::autograd::impl::gradient_edge(each.input));
+  }
+  node->set_next_edges(std::move(edges));
   torch::autograd::set_history(value, node);
 }
+
+inline void attach_gradient(const at::Tensor& scores, const at::Tensor& value,
+                            const at::Tensor& gradient, const ValueLayout& layout = {}) {
+  attach_gradients({{scores, gradient}}, value, layout);
+}
+
+// The type in which an argument of an op comes from Python.
+template <class Argument>
+struct FromPython {
+  using Type = Argument;
+};
+template <>
+struct FromPython<at::TensorList> {
+  using Type = const std::vector<at::Tensor>&;
+};
+
+// For a fused step `(bool needs_gradient, const Tensor& scores, ...)` that is the op kName: what
+// the Autograd key and the short way from Python run. `Layout::of(rest...)` is the ValueLayout of a
+// call.
+template <const char* kName, class Layout, class Signature>
+struct FusedStep;
+template <const char* kName, class Layout, class... Rest>
+struct FusedStep<kName, Layout,
+                 std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)> {
+  static const auto& op() {
+    static const auto handle =
+        c10::Dispatcher::singleton()
+            .findSchemaOrThrow(kName, "")
+            .typed<std::tuple<at::Tensor, at::Tensor>(bool, const at::Tensor&, Rest...)>();
+    return handle;
+  }
+
+  // With the gradient attached to the value. A compiled graph asks for the gradient with grad mode
+  // off: it attaches it by itself.
+  static std::tuple<at::Tensor, at::Tensor> attached(bool needs_gradient, const at::Tensor& scores,
+                                                     Rest... rest) {
+    std::tuple<at::Tensor, at::Tensor> result;
+    {
+      const at::AutoDispatchBelowADInplaceOrView below_autograd;
+      result = op().call(needs_gradient, scores, rest...);
+    }
+    if (needs_gradient && scores.requires_grad() && at::GradMode::is_enabled()) {
+      attach_gradient(scores, std::get<0>(result), std::get<1>(result), Layout::of(rest...));
+    }
+    return result;
+  }
+
+  // The value alone, through the dispatcher: what Python calls where nothing traces it, since
+  // converting the arguments for torch.ops takes longer.
+  static at::Tensor value(const at::Tensor& scores, typename FromPython<Rest>::Type... rest) {
+    const bool needs_gradient = scores.requires_grad() && at::GradMode::is_enabled();
+    return std::get<0>(op().call(needs_gradient, scores, rest...));
+  }
+};
 
 }  // namespace xrisk

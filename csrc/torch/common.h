@@ -85,7 +85,8 @@ inline cpu::PairwiseSpec make_unscaled_spec(const char* op, int64_t surrogate, d
                                             int64_t algorithm) {
   TORCH_CHECK_VALUE(surrogate >= 0 && surrogate < kSurrogateCount, op,
                     ": unknown surrogate number ", surrogate);
-  TORCH_CHECK_VALUE(algorithm >= 0 && algorithm <= 2, op, ": unknown algorithm number ", algorithm);
+  TORCH_CHECK_VALUE(algorithm >= 0 && algorithm < kAlgorithmCount, op,
+                    ": unknown algorithm number ", algorithm);
   cpu::PairwiseSpec spec;
   spec.surrogate = static_cast<Surrogate>(surrogate);
   spec.algorithm = static_cast<Algorithm>(algorithm);
@@ -94,7 +95,10 @@ inline cpu::PairwiseSpec make_unscaled_spec(const char* op, int64_t surrogate, d
                     ": expected margin >= 0 and finite, got ", margin);
   TORCH_CHECK_VALUE(spec.algorithm != Algorithm::kSort || cpu::has_sort(spec.surrogate), op,
                     ": algorithm \"sort\" needs a piecewise-polynomial or exponential surrogate; "
-                    "logistic and sigmoid have \"direct\"");
+                    "logistic and sigmoid have \"direct\" and \"smooth\"");
+  TORCH_CHECK_VALUE(spec.algorithm != Algorithm::kSmooth || cpu::has_smooth(spec.surrogate), op,
+                    ": algorithm \"smooth\" is for logistic and sigmoid; the other surrogates "
+                    "have \"direct\" and \"sort\"");
   return spec;
 }
 

@@ -6,11 +6,18 @@
 // under XRISK_DEBUG=1, which does wait.
 #include <ATen/ops/empty.h>
 
+#include <utility>
+
 #include "cuda/moving_average.h"
 #include "cuda/pairs.h"
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_contrastive_ops.h"
+#include "torch/cuda_ranking_ops.h"
+#include "torch/cuda_moment_ops.h"
+#include "torch/cuda_topk_ops.h"
+#include "torch/cuda_partial_auc_ops.h"
 #include "torch/cuda_listwise_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
@@ -19,8 +26,9 @@
 namespace xrisk {
 namespace {
 
-// Pairs from which the sort algorithm is faster than the direct one; from shapes alone.
+// Pairs from which a near-linear algorithm is faster than the direct one; from shapes alone.
 constexpr double kSortFromPairs = 1e9;
+constexpr double kSmoothFromPairs = 2.5e8;  // an exponential a pair
 
 template <class T>
 cuda::PairProblem<T> problem_of(const Pairs& pairs, const cpu::PairwiseSpec& spec,
@@ -37,14 +45,46 @@ cuda::PairProblem<T> problem_of(const Pairs& pairs, const cpu::PairwiseSpec& spe
   return problem;
 }
 
-// Exponential has no near-linear kernel on CUDA yet: "sort" asks for the exact sum, which direct
-// is.
-bool sorts(const cpu::PairwiseSpec& spec, const Pairs& pairs) {
-  if (!cpu::has_sort(spec.surrogate) || spec.surrogate == Surrogate::kExponential) return false;
-  if (spec.algorithm != Algorithm::kAuto) return spec.algorithm == Algorithm::kSort;
+// The algorithm that runs. Exponential has no near-linear kernel on CUDA yet: "sort" asks for the
+// exact sum, which direct is.
+Algorithm algorithm_of(const cpu::PairwiseSpec& spec, const Pairs& pairs) {
+  const bool smooth = cpu::has_smooth(spec.surrogate);
+  if (spec.surrogate == Surrogate::kExponential) return Algorithm::kDirect;
+  if (spec.algorithm != Algorithm::kAuto) return spec.algorithm;
   const double pair_count =
       static_cast<double>(pairs.anchors.numel()) * static_cast<double>(pairs.items.numel());
-  return pair_count >= kSortFromPairs;
+  if (pair_count < (smooth ? kSmoothFromPairs : kSortFromPairs)) return Algorithm::kDirect;
+  return smooth ? Algorithm::kSmooth : Algorithm::kSort;
+}
+
+// What an algorithm needs and its launcher.
+template <class T>
+auto rows_kernels(Algorithm algorithm) {
+  using Bytes = size_t (*)(const cuda::PairProblem<T>&);
+  using Launch = cudaError_t (*)(const cuda::PairRows<T>&, void*, cudaStream_t);
+  using Kernels = std::pair<Bytes, Launch>;
+  switch (algorithm) {
+    case Algorithm::kSort:
+      return Kernels{cuda::sorted_rows_workspace_bytes<T>, cuda::launch_sorted_rows<T>};
+    case Algorithm::kSmooth:
+      return Kernels{cuda::smooth_rows_workspace_bytes<T>, cuda::launch_smooth_rows<T>};
+    default:
+      return Kernels{cuda::direct_rows_workspace_bytes<T>, cuda::launch_direct_rows<T>};
+  }
+}
+template <class T>
+auto columns_kernels(Algorithm algorithm) {
+  using Bytes = size_t (*)(const cuda::PairProblem<T>&);
+  using Launch = cudaError_t (*)(const cuda::PairColumns<T>&, void*, cudaStream_t);
+  using Kernels = std::pair<Bytes, Launch>;
+  switch (algorithm) {
+    case Algorithm::kSort:
+      return Kernels{cuda::sorted_columns_workspace_bytes<T>, cuda::launch_sorted_columns<T>};
+    case Algorithm::kSmooth:
+      return Kernels{cuda::smooth_columns_workspace_bytes<T>, cuda::launch_smooth_columns<T>};
+    default:
+      return Kernels{cuda::direct_columns_workspace_bytes<T>, cuda::launch_direct_columns<T>};
+  }
 }
 
 std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
@@ -66,11 +106,8 @@ std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
       const cuda::PairRows<T> call{problem_of<T>(pairs, spec, factor),
                                    sums.mutable_data_ptr<double>(),
                                    slopes.mutable_data_ptr<double>(), nullptr};
-      const bool sort = sorts(spec, pairs);
-      const at::Tensor space =
-          workspace_like(anchors, sort ? cuda::sorted_rows_workspace_bytes(call.problem)
-                                       : cuda::direct_rows_workspace_bytes(call.problem));
-      const auto launch = sort ? cuda::launch_sorted_rows<T> : cuda::launch_direct_rows<T>;
+      const auto [bytes, launch] = rows_kernels<T>(algorithm_of(spec, pairs));
+      const at::Tensor space = workspace_like(anchors, bytes(call.problem));
       C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
     });
   }
@@ -101,11 +138,8 @@ at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tenso
     const cuda::PairColumns<T> call{problem_of<T>(pairs, spec, factor),
                                     weights.const_data_ptr<double>(), nullptr,
                                     out.mutable_data_ptr<T>()};
-    const bool sort = sorts(spec, pairs);
-    const at::Tensor space =
-        workspace_like(anchors, sort ? cuda::sorted_columns_workspace_bytes(call.problem)
-                                     : cuda::direct_columns_workspace_bytes(call.problem));
-    const auto launch = sort ? cuda::launch_sorted_columns<T> : cuda::launch_direct_columns<T>;
+    const auto [bytes, launch] = columns_kernels<T>(algorithm_of(spec, pairs));
+    const at::Tensor space = workspace_like(anchors, bytes(call.problem));
     C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
   });
   return out;
@@ -312,7 +346,16 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("pairwise_log_sums_columns", &pairwise_log_sums_columns_cuda);
   m.impl("surrogate_values", &surrogate_values_cuda);
   m.impl("moving_average_update_", &moving_average_update_cuda_);
+  m.impl("topk_threshold", &topk_threshold_cuda);
+  m.impl("topk_threshold_gradient", &topk_threshold_gradient_cuda);
   m.impl("score_step_", &score_step_cuda_);
+  m.impl("contrastive_log_sums_rows", &contrastive_log_sums_rows_cuda);
+  m.impl("contrastive_log_sums_gradients", &contrastive_log_sums_gradients_cuda);
+  m.impl("contrastive_step_", &contrastive_step_cuda_);
+  m.impl("ranking_step_", &ranking_step_cuda_);
+  m.impl("auc_margin_step", &auc_margin_step_cuda);
+  m.impl("cross_entropy_step", &cross_entropy_step_cuda);
+  m.impl("partial_auc_step_", &partial_auc_step_cuda_);
   m.impl("listwise_step", &listwise_step_cuda);
 }
 

@@ -5,6 +5,7 @@
 #include "torch/common.h"
 #include "torch/listwise_ops.h"
 #include "torch/ops.h"
+#include "torch/topk_ops.h"
 
 namespace xrisk {
 

@@ -8,9 +8,11 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "cpu/kernel_table.h"
+#include "torch/attach_gradient.h"
 #include "torch/common.h"
 #include "torch/ops.h"
 
@@ -41,17 +43,75 @@ TORCH_LIBRARY(xrisk_ext, m) {
   m.def(
       "moving_average_update_(Tensor(a!) state, Tensor index, Tensor values, Tensor gamma, "
       "bool log) -> Tensor");
+  // P3: of each row the (k+1)-th largest, or the root of the smoothed problem in double precision.
+  m.def(
+      "topk_threshold(Tensor scores, int k, Tensor? offsets, bool smooth, float epsilon, "
+      "float tau1, float tau2) -> (Tensor threshold, Tensor roots)");
+  m.def(
+      "topk_threshold_gradient(Tensor scores, Tensor roots, Tensor upstream, int k, "
+      "Tensor? offsets, bool smooth, float epsilon, float tau1, float tau2) -> Tensor");
   // rows -> rule -> columns
   m.def(
       "score_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
       "Tensor(a!)? state, Tensor gamma, Tensor scale, float margin, int rule, int surrogate, "
       "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
       "(Tensor value, Tensor gradient)");
+  // The same per query of a ranking task, or per label for AP@K; schedules: none, or (gamma1, eta0,
+  // tau1, tau2, sigmoid_alpha).
+  m.def(
+      "ranking_step_(bool needs_gradient, Tensor scores, Tensor relevance, Tensor? pair_index, "
+      "Tensor? query_index, Tensor? mask, Tensor? offsets, Tensor? item_weights, "
+      "Tensor? num_items, Tensor? num_relevant, Tensor? ideal_dcg, Tensor(a!)? state, "
+      "Tensor(b!)? thresholds, Tensor(c!)? curvatures, Tensor gamma, Tensor scale, "
+      "Tensor[] schedules, float margin, float epsilon, int top_k, int rule, int options, "
+      "int surrogate, int algorithm, bool update_state, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
   // The stateless losses of ranked lists; the numbers: torch/listwise_inputs.h.
   m.def(
       "listwise_step(Tensor scores, Tensor relevance, Tensor? mask, Tensor? item_weights, "
       "Tensor temperature, Tensor rank_temperature, int loss, int[] counts, float[] numbers, "
       "int reduction, bool needs_gradient) -> (Tensor value, Tensor gradient)");
+  // Sums over the entries of each label: parameters and by_parameters [3, L] are a, b and alpha.
+  m.def(
+      "auc_margin_step(Tensor scores, Tensor labels, Tensor? item_weights, Tensor a, Tensor b, "
+      "Tensor alpha, Tensor? class_prior, float margin, int kind, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient, Tensor by_parameters)");
+  m.def(
+      "cross_entropy_step(Tensor scores, Tensor labels, Tensor? item_weights, "
+      "Tensor? class_weights, Tensor? margins, float scale, float focus, bool needs_gradient, "
+      "bool mean_reduction) -> (Tensor value, Tensor gradient)");
+  // The same for the losses that look at the top of the list. What state, dual, outer and schedules
+  // are is up to the rule: torch/partial_auc_inputs.h.
+  m.def(
+      "partial_auc_step_(Tensor scores, Tensor labels, Tensor? index, Tensor? item_weights, "
+      "Tensor(a!)? state, Tensor(b!)? dual, Tensor(c!)? outer, Tensor[] schedules, Tensor scale, "
+      "float margin, float max_fpr, float min_tpr, float power, int rule, int surrogate, "
+      "int algorithm, bool update_state, bool needs_gradient, bool mean_reduction) -> "
+      "(Tensor value, Tensor gradient)");
+  // P4: log of the mean over the keys that a query keeps of exp(<q_i, k_j> / t_i), with what its
+  // gradients need: the mean exponent under the softmax, the largest similarity, and the sum of the
+  // exponentials relative to it.
+  m.def(
+      "contrastive_log_sums_rows(Tensor queries, Tensor keys, Tensor temperature, Tensor? exclude) "
+      "-> (Tensor log_means, Tensor mean_exponents, Tensor peaks, Tensor masses)");
+  m.def(
+      "contrastive_log_sums_gradients(Tensor queries, Tensor keys, Tensor temperature, "
+      "Tensor? exclude, Tensor query_weights, Tensor peaks, Tensor masses, bool for_queries, "
+      "bool for_keys) -> (Tensor queries_gradient, Tensor keys_gradient)");
+  // The fused step of the global contrastive losses; gradient is [2, B, D], one half per view.
+  m.def(
+      "contrastive_step_(Tensor view1, Tensor view2, Tensor? index, Tensor(a!)? state, "
+      "Tensor(b!)? state_temperature, Tensor(c!)? state_momentum, Tensor gamma, "
+      "Tensor temperature, Tensor eta, float beta, float lowest, float highest, float rho, "
+      "float epsilon, bool bimodal, bool normalize, bool per_view, bool relative, "
+      "bool temperature_weighted, bool update_state, bool needs_gradient) -> "
+      "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
+  // The same without state: a cross entropy of each positive; alpha None is the number of
+  // negatives.
+  m.def(
+      "info_nce_step(Tensor view1, Tensor view2, Tensor temperature, Tensor? alpha, bool bimodal, "
+      "bool flat, bool normalize, bool needs_gradient) -> "
+      "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -67,15 +127,50 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("pairwise_log_sums_columns", &xrisk::pairwise_log_sums_columns);
   m.impl("surrogate_values", &xrisk::surrogate_values);
   m.impl("moving_average_update_", &xrisk::moving_average_update_);
+  m.impl("topk_threshold", &xrisk::topk_threshold);
+  m.impl("topk_threshold_gradient", &xrisk::topk_threshold_gradient);
   m.impl("score_step_", &xrisk::score_step_);
+  m.impl("ranking_step_", &xrisk::ranking_step_);
   m.impl("listwise_step", &xrisk::listwise_step);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_);
+  m.impl("contrastive_log_sums_rows", &xrisk::contrastive_log_sums_rows);
+  m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_);
+  m.impl("info_nce_step", &xrisk::info_nce_step);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
 
+namespace {
+
+// A value is a query: a row, or a list of entries; for average precision a label, a column.
+struct RankingLayout {
+  template <class... Rest>
+  static xrisk::ValueLayout of(const Rest&... rest) {
+    constexpr int kOffsets = 4, kRule = 18;  // after the scores
+    const auto arguments = std::tie(rest...);
+    const std::optional<at::Tensor>& offsets = std::get<kOffsets>(arguments);
+    const auto rule = static_cast<xrisk::RankingRule>(std::get<kRule>(arguments));
+    return {rule != xrisk::RankingRule::kAveragePrecision, offsets.value_or(at::Tensor())};
+  }
+};
+
+}  // namespace
+
+using RankingStepOp =
+    xrisk::FusedStep<xrisk::kRankingStep, RankingLayout, decltype(xrisk::ranking_step_)>;
+
 TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("score_step_", &xrisk::score_step_autograd);
+  m.impl("ranking_step_", &RankingStepOp::attached);
   m.impl("listwise_step", &xrisk::listwise_step_autograd);
+  m.impl("auc_margin_step", &xrisk::auc_margin_step_autograd);
+  m.impl("cross_entropy_step", &xrisk::cross_entropy_step_autograd);
+  m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
+  m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
+  m.impl("info_nce_step", &xrisk::info_nce_step_autograd);
 }
 
 namespace {
@@ -147,8 +242,18 @@ PYBIND11_MODULE(_C, m) {
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
+  m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
   m.def("listwise_step", &xrisk::listwise_value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");
+  m.def("auc_margin", &xrisk::auc_margin, pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.auc_margin_step, with less to convert.");
+  m.def("cross_entropy", &xrisk::cross_entropy,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.cross_entropy_step, with less to convert.");
+  m.def("partial_auc_step", &xrisk::partial_auc_step,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.partial_auc_step_, with less to convert.");
   m.def("threads_used", &threads_used, "How many threads a parallel kernel runs on.");
 }

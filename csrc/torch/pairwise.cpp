@@ -4,6 +4,8 @@
 #include <limits>
 
 #include "cpu/log_sums.h"
+#include "torch/contrastive_ops.h"
+#include "torch/info_nce_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
 

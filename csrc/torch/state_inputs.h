@@ -42,7 +42,7 @@ inline UpdateInputs check_update(const char* op, const at::Tensor& state, const 
   return inputs;
 }
 
-// Of score_step_.
+// Of the fused steps.
 struct StepInputs {
   at::Tensor scores, weights, ids;
   at::ScalarType type = at::kFloat;
@@ -50,10 +50,9 @@ struct StepInputs {
   bool weights_per_label = false;
 };
 
-inline StepInputs check_step(const char* op, const at::Tensor& scores, const at::Tensor& labels,
-                             const std::optional<at::Tensor>& index,
-                             const std::optional<at::Tensor>& item_weights,
-                             const std::optional<at::Tensor>& state, int64_t rule) {
+// Scores, labels and weights: all but the state.
+inline StepInputs check_batch(const char* op, const at::Tensor& scores, const at::Tensor& labels,
+                              const std::optional<at::Tensor>& item_weights) {
   check_floating(scores, op, "scores");
   check_device(labels, scores, op, "labels");
   TORCH_CHECK_VALUE(scores.dim() == 1 || scores.dim() == 2, op,
@@ -70,7 +69,6 @@ inline StepInputs check_step(const char* op, const at::Tensor& scores, const at:
       !at::isComplexType(labels.scalar_type()) && !at::isQIntType(labels.scalar_type()), op,
       ": expected labels to be integers, bool or floating, got ", labels.scalar_type());
   TORCH_CHECK_VALUE(batch < INT32_MAX, op, ": expected fewer than 2^31 scores");
-  TORCH_CHECK_VALUE(rule == 0 || rule == 1, op, ": unknown rule number ", rule);
   inputs.type = accumulation_type(scores);
   inputs.scores = contiguous_as(scores, inputs.type);
   if (item_weights.has_value()) {
@@ -82,14 +80,29 @@ inline StepInputs check_step(const char* op, const at::Tensor& scores, const at:
                       ", got ", w.sizes());
     inputs.weights = checked_weights(w, inputs.type, true, op);
   }
+  return inputs;
+}
+
+inline void check_step_index(const char* op, const std::optional<at::Tensor>& index,
+                             const at::Tensor& scores, StepInputs& inputs) {
+  TORCH_CHECK_VALUE(index.has_value(), op, ": expected index, the ids of the samples, got None");
+  check_device(*index, scores, op, "index");
+  inputs.ids = checked_index(*index, inputs.batch, op);
+}
+
+// Of score_step_.
+inline StepInputs check_step(const char* op, const at::Tensor& scores, const at::Tensor& labels,
+                             const std::optional<at::Tensor>& index,
+                             const std::optional<at::Tensor>& item_weights,
+                             const std::optional<at::Tensor>& state, int64_t rule) {
+  TORCH_CHECK_VALUE(rule == 0 || rule == 1, op, ": unknown rule number ", rule);
+  StepInputs inputs = check_batch(op, scores, labels, item_weights);
   if (state.has_value()) {
     check_state(*state, scores, op);
     TORCH_CHECK_VALUE(
         state->dim() == 3 && state->size(0) == inputs.num_labels && state->size(2) == 2, op,
         ": expected state of shape [", inputs.num_labels, ", N, 2], got ", state->sizes());
-    TORCH_CHECK_VALUE(index.has_value(), op, ": expected index, the ids of the samples, got None");
-    check_device(*index, scores, op, "index");
-    inputs.ids = checked_index(*index, batch, op);
+    check_step_index(op, index, scores, inputs);
     inputs.rows = state->size(1);
   }
   return inputs;

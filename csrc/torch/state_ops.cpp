@@ -8,59 +8,15 @@
 #include "cpu/moving_average.h"
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
+#include "torch/cpu_step.h"
+#include "torch/moment_ops.h"
 #include "torch/ops.h"
+#include "torch/partial_auc_ops.h"
+#include "torch/ranking_ops.h"
 #include "torch/state_inputs.h"
 
 namespace xrisk {
 namespace {
-
-void check_gamma(double gamma, const char* op) {
-  TORCH_CHECK_VALUE(gamma >= 0 && gamma <= 1, op, ": expected gamma in [0, 1], got ", gamma);
-}
-
-void check_range(const at::Tensor& index, int64_t entry, int64_t rows, const char* op) {
-  TORCH_CHECK_INDEX(entry < 0, op, ": expected index in [0, ", rows, "), got ",
-                    index.const_data_ptr<int64_t>()[entry < 0 ? 0 : entry], " at position ", entry);
-}
-
-// labels > 0, as bytes.
-template <class L>
-void positive_mask(const at::Tensor& labels, uint8_t* mask) {
-  const L* label = labels.const_data_ptr<L>();
-  AtenExecutor().for_range(labels.numel(), 1 << 17, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) mask[k] = label[k] > L(0);
-  });
-}
-
-// The mask, in `storage` unless the labels are one already.
-const uint8_t* positives_of(const at::Tensor& labels, at::Tensor& storage) {
-  storage = labels.contiguous();
-  if (storage.scalar_type() == at::kBool) {
-    return reinterpret_cast<const uint8_t*>(storage.const_data_ptr<bool>());
-  }
-  if (storage.scalar_type() == at::kByte) return storage.const_data_ptr<uint8_t>();
-  at::Tensor mask = at::empty(storage.sizes(), storage.options().dtype(at::kByte));
-  uint8_t* out = mask.mutable_data_ptr<uint8_t>();
-  switch (storage.scalar_type()) {
-    case at::kFloat:
-      positive_mask<float>(storage, out);
-      break;
-    case at::kDouble:
-      positive_mask<double>(storage, out);
-      break;
-    case at::kInt:
-      positive_mask<int32_t>(storage, out);
-      break;
-    case at::kLong:
-      positive_mask<int64_t>(storage, out);
-      break;
-    default:  // small integers and halves are exact in float
-      storage = storage.to(at::kFloat);
-      positive_mask<float>(storage, out);
-  }
-  storage = mask;
-  return out;
-}
 
 auto& score_step_op() {
   static const auto op = c10::Dispatcher::singleton()
@@ -163,19 +119,7 @@ std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const a
       call.values = values.data();
       call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
       bad_entry = cpu::score_step(call, AtenExecutor());
-      if (bad_entry >= 0) return;
-      T* out = value.mutable_data_ptr<T>();
-      if (!mean_reduction) {
-        for (int64_t l = 0; l < num_labels; ++l) out[l] = static_cast<T>(values[l]);
-        return;
-      }
-      double total = 0;
-      for (const double v : values) total += v;
-      *out = num_labels == 0 ? T(0) : static_cast<T>(total / static_cast<double>(num_labels));
-      if (call.gradient != nullptr && num_labels > 1) {
-        const T share = T(1) / static_cast<T>(num_labels);
-        for (int64_t k = 0; k < gradient.numel(); ++k) call.gradient[k] *= share;
-      }
+      if (bad_entry < 0) reduce_labels(values, mean_reduction, value, gradient);
     });
   });
   if (bad_entry >= 0) check_range(ids, bad_entry, rows, kOp);

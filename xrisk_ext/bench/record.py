@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xrisk_ext.bench import machine, tables
-from xrisk_ext.bench.plot import draw_step_times
+from xrisk_ext.bench.plot import draw_scaling, draw_step_times
 from xrisk_ext.bench.selection import Selection
 
 HERE = Path(__file__).resolve().parent
@@ -79,6 +79,8 @@ def publish(record: dict[str, Any], name: str, folder: Path) -> list[Path]:
     written[0].write_text(json.dumps(record | {"name": name}, indent=1) + "\n")
     if draw_step_times(record, folder / f"{name}.png"):
         written.append(folder / f"{name}.png")
+    if draw_scaling(record, folder / f"{name}_scaling.png"):
+        written.append(folder / f"{name}_scaling.png")
     root = checkout()
     if root and name == PUBLISHED and folder.resolve() == (root / "benchmarks" / "results"):
         refresh_readme(record, root / "README.md")

@@ -11,7 +11,16 @@ Race = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # head and rows
 Summary = Callable[[list[Race]], Table]
 LAUNCHES = ("launches", "copies", "syncs")  # of one call, on CUDA
-PUBLISHED = ("average_precision", "moving_average", "sort", "metrics")  # in the README
+# in the README
+PUBLISHED = (
+    "average_precision",
+    "moving_average",
+    "sort",
+    "metrics",
+    "scaling",
+    "selection",
+    "libauc",
+)
 
 
 def render(record: dict[str, Any]) -> str:
@@ -157,6 +166,27 @@ def _pairwise_sums(races: list[Race]) -> Table:
     return head, rows
 
 
+def _scaling(races: list[Race]) -> Table:
+    head = ["pairs", "smooth ms", "error", "of limit", "sort ms", "direct ms", "eager ms"]
+    head += ["direct/smooth", "eager/smooth", "eager error"]
+    rows = []
+    for race in races:
+        ours, eager = race["contestants"]["smooth"], race["contestants"].get("eager")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "smooth"),
+                *(_median_ms(race, name) for name in ("sort", "direct", "eager")),
+                _ratio(race, "direct"),
+                _ratio(race, "eager"),
+                _error(eager["error"]) if eager else "-",
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 def _retrieval(races: list[Race]) -> Table:
     peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
     head = ["case", "ours ms", "error", *(f"{name}/ours" for name in peers)]
@@ -166,6 +196,70 @@ def _retrieval(races: list[Race]) -> Table:
         ratios = [_ratio(race, name) for name in peers]
         rows.append([race["case"], _range(ours["ms"]), _error(ours["error"]), *ratios])
     return head, rows
+
+
+def _baselines(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
+    head += ["ours MB", "eager MB", "metric_learning MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "eager"),
+                _ratio(race, "metric_learning"),
+                *(_megabytes(race, name) for name in ("ours", "eager", "metric_learning")),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
+def _partial_auc(races: list[Race]) -> Table:
+    head = ["rule and batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "libauc"),
+                _ratio(race.get("under_o"), "libauc"),
+                _ratio(race, "eager"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
+def _ndcg(races: list[Race]) -> Table:
+    head = ["step", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "libauc"),
+                _ratio(race, "eager"),
+                _ratio(race, "compiled_eager"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
 
 
 def _sort(races: list[Race]) -> Table:
@@ -211,15 +305,89 @@ def _metrics(races: list[Race]) -> Table:
     return _without_empty(head, rows)
 
 
+def _selection(races: list[Race]) -> Table:
+    head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "kthvalue/ours"]
+    head += ["NumPy partition/ours", "topk/ours", "sort/ours", "smooth ms", "smooth/ours"]
+    head += ["smooth error"]
+    rows = []
+    for race in races:
+        ours, smooth = race["contestants"]["ours"], race["contestants"].get("ours_smooth")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['size']:.2f}",
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                _ratio(race, "kthvalue"),
+                _ratio(race, "numpy_partition"),
+                _ratio(race, "topk"),
+                _ratio(race, "sort"),
+                _median_ms(race, "ours_smooth"),
+                _ratio(race, "ours_smooth"),
+                _error(smooth["error"]) if smooth else "-",
+            ]
+        )
+    return _without_empty(head, rows)
+
+
+def _libauc(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "LibAUC error", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours, theirs = race["contestants"]["ours"], race["contestants"].get("libauc")
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _error(theirs["error"]) if theirs else "-",
+                _ratio(race, "libauc"),
+                _ratio(race.get("under_o"), "libauc"),
+                _megabytes(race, "ours"),
+                _megabytes(race, "libauc"),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
+def _contrastive(races: list[Race]) -> Table:
+    head = ["case", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB", "eager MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                _range(ours["ms"]),
+                _error(ours["error"]),
+                _of_limit(race, "ours"),
+                *(_ratio(race, name) for name in ("libauc", "eager", "compiled_eager")),
+                *(_megabytes(race, name) for name in ("ours", "libauc", "eager")),
+            ]
+        )
+    return _without_empty(head, rows)
+
+
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
     "average_precision": _average_precision,
     "moving_average": _moving_average,
     "pairwise_sums": _pairwise_sums,
     "retrieval_average_precision": _retrieval,
+    "contrastive_baselines": _baselines,
+    "partial_auc": _partial_auc,
+    "ndcg": _ndcg,
     "listwise": _retrieval,
     "sort": _sort,
     "metrics": _metrics,
+    "libauc": _libauc,
+    "scaling": _scaling,
+    "selection": _selection,
+    "global_contrastive": _contrastive,
+    "bimodal_global_contrastive": _contrastive,
 }
 
 

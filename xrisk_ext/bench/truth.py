@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xrisk_ext import reference
+from xrisk_ext.testing.baseline_cases import BaselineInputs
 from xrisk_ext.testing.cases import (
     AveragePrecisionInputs,
     MovingAverageInputs,
@@ -21,7 +22,10 @@ from xrisk_ext.testing.cases import (
     RetrievalInputs,
 )
 from xrisk_ext.testing.listwise_cases import ListwiseInputs
+from xrisk_ext.testing.ndcg_cases import NDCGInputs
 from xrisk_ext.testing.ranking_cases import MetricInputs, SortInputs
+from xrisk_ext.testing.scaling_cases import ScalingInputs
+from xrisk_ext.testing.selection_cases import SelectionInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
@@ -165,6 +169,31 @@ def _pairwise_sums(inputs: PairwiseSumsInputs) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(parts), grads[0], grads[1]
 
 
+def scaling_error(
+    inputs: ScalingInputs, surrogate: str, sums: Tensor, by_anchor: Tensor, by_item: Tensor
+) -> float:
+    """The largest error on eight anchors and eight items, relative to the largest of them."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.anchors, inputs.items), repr(inputs.scale), surrogate)
+    some, *truth = _once("scaling", key, lambda: _scaling(inputs, surrogate))
+    found = (sums.detach().cpu()[some], by_anchor.cpu()[some], by_item.cpu()[some])
+    return max(relative_error(x, y) for x, y in zip(found, truth, strict=True))
+
+
+def _scaling(inputs: ScalingInputs, surrogate: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = len(inputs.anchors)
+    some = torch.arange(8) * (n // 8)
+    x, y = inputs.anchors.double(), inputs.items.double()
+    upstream = inputs.upstream.double()
+    options: dict[str, Any] = {"surrogate": surrogate, "scale": inputs.scale}
+    anchors, items = x[some].requires_grad_(), y[some].requires_grad_()
+    sums = reference.pairwise_sums(anchors, y, **options)
+    (by_anchor,) = torch.autograd.grad(sums, anchors, upstream[some])
+    columns = reference.pairwise_sums(x, items, **options)
+    (by_item,) = torch.autograd.grad(columns, items, upstream)
+    return some, sums.detach(), by_anchor, by_item
+
+
 def retrieval_error(inputs: RetrievalInputs, gradient: Tensor | None, margin: float) -> float:
     """Of the embeddings' gradient."""
     inputs = on_cpu(inputs)
@@ -187,6 +216,36 @@ def _retrieval(inputs: RetrievalInputs, margin: float) -> Tensor:
     similarities.backward(slopes / len(unit))
     assert embeddings.grad is not None
     return embeddings.grad
+
+
+def ndcg_error(inputs: NDCGInputs, gradient: Tensor | None, theirs: bool = False) -> float:
+    """Of the gradient of one step from fresh state; `theirs`: by LibAUC's rules."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.scores, inputs.relevance), inputs.top_k, theirs)
+    return relative_error(gradient, _once("ndcg", key, lambda: _ndcg(inputs, theirs)))
+
+
+def _ndcg(inputs: NDCGInputs, theirs: bool) -> Tensor:
+    start, queries = (0.0 if theirs else float("nan")), len(inputs.scores)
+    top_k = None
+    if inputs.top_k is not None:
+        lambdas = torch.zeros(4 * queries, dtype=torch.float64)
+        curvatures = torch.full((4 * queries,), start, dtype=torch.float64)
+        epsilon = 0.0 if theirs else 0.5
+        top_k = reference.TopK(inputs.top_k, lambdas, curvatures, epsilon=epsilon, published=theirs)
+    _, gradient = reference.ndcg(
+        inputs.scores,
+        inputs.relevance,
+        inputs.pair_index,
+        inputs.query_index,
+        torch.full((inputs.num_pairs,), start, dtype=torch.float64),
+        0.9,
+        num_items=inputs.num_items,
+        num_relevant=inputs.num_relevant,
+        ideal_dcg=inputs.ideal_dcg,
+        top_k=top_k,
+    )
+    return gradient / queries
 
 
 def listwise_error(inputs: ListwiseInputs, gradient: Tensor | None) -> float:
@@ -221,11 +280,61 @@ def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sort(scores.double(), descending=True, stable=True)
 
 
+def selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the (k+1)-th largest of every row, which PyTorch selects: nothing is rounded."""
+    scores, k = on_cpu(inputs)
+    truth = _once(
+        "selection",
+        (_content(scores), k),
+        lambda: torch.kthvalue(scores, scores.shape[1] - k).values.double(),
+    )
+    return relative_error(found, truth)
+
+
+def smooth_selection_error(inputs: SelectionInputs, found: Tensor) -> float:
+    """Of the smoothed threshold with the op's defaults: how far Newton's method would still go."""
+    scores, k = on_cpu(inputs)
+    n, at = scores.shape[1], found.cpu().double()
+    epsilon, tau1, tau2 = 0.5, 0.01, 1e-4
+    steps = []
+    for row, t in zip(scores, at, strict=True):
+        above = torch.sigmoid((row.double() - t) / tau1)
+        curvature = tau2 + (above * (1 - above)).mean() / tau1
+        steps.append(((k + epsilon) / n + tau2 * t - above.mean()) / curvature)
+    return relative_error(at - torch.stack(steps), at)
+
+
 def metric_error(inputs: MetricInputs, value: Tensor) -> float:
     """Of the metric's value."""
     inputs = on_cpu(inputs)
     key = (_content(inputs.scores, inputs.labels), *inputs[2:])
     return relative_error(value, _once("metrics", key, lambda: METRICS[inputs.metric](inputs)))
+
+
+def baseline_error(
+    inputs: BaselineInputs, by_view1: Tensor | None, by_view2: Tensor | None, temperature: float
+) -> float:
+    """Of the gradients of both views."""
+    inputs = on_cpu(inputs)
+    key = (_content(inputs.view1, inputs.view2), inputs.loss)
+    truth = _once("baseline", key, lambda: _baseline(inputs, temperature))
+    if by_view2 is None:  # MoCo gives the keys none
+        by_view2 = torch.zeros_like(inputs.view2)
+    return relative_error(None if by_view1 is None else torch.cat((by_view1, by_view2)), truth)
+
+
+def _baseline(inputs: BaselineInputs, temperature: float) -> Tensor:
+    views = [v.double().requires_grad_() for v in (inputs.view1, inputs.view2)]
+    a, b = (torch.nn.functional.normalize(v, dim=1) for v in views)
+    values = {
+        "NTXent": lambda: reference.nt_xent(a, b, temperature),
+        "SupCon": lambda: reference.sup_con(a, b, inputs.labels, temperature),
+        "CLIP": lambda: reference.clip(a, b, temperature),
+        "MoCo": lambda: reference.moco(a, b, inputs.queue, temperature),
+    }[inputs.loss]()
+    gradients = torch.autograd.grad(values.mean(), views, allow_unused=True)
+    zero = torch.zeros_like(a)
+    return torch.cat([zero if g is None else g for g in gradients])
 
 
 def _tie_groups(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
@@ -288,6 +397,13 @@ def on_cpu(inputs: Inputs) -> Inputs:
 
 def _content(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
+
+
+def once_for(
+    kind: str, tensors: tuple[Tensor, ...], others: Any, compute: Callable[[], Any]
+) -> Any:
+    """The truth for these inputs, computed once for the contestants of a race."""
+    return _once(kind, (_content(*tensors), others), compute)
 
 
 def _once(kind: str, key: Any, compute: Callable[[], Any]) -> Any:

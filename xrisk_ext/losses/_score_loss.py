@@ -1,13 +1,14 @@
 """What the score losses share: hyper-parameters, state, schedules, the call of the fused step."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.score_step import RULES, score_step
 from xrisk_ext.ops.surrogates import (
+    SMOOTH_SURROGATES,
     Algorithm,
     Surrogate,
     algorithm_number,
@@ -15,22 +16,21 @@ from xrisk_ext.ops.surrogates import (
     check_tensor,
     surrogate_number,
 )
-from xrisk_ext.state import InitialState, MovingAverage, keep_precision
+from xrisk_ext.state import InitialState, MovingAverage
 
 Reduction = Literal["mean", "none"]
 
 
-class ScoreLoss(nn.Module):
+class ScoreLoss(Schedules):
     """Base of the losses over scores and labels; a subclass names its rule.
 
-    ``gamma`` and ``scale`` are 0-dim float64 buffers. Assigning a number to them at any time
-    changes the buffer in place: nothing recompiles, and a captured graph sees the new value. A
-    number out of range raises a ValueError, and the old one stays.
+    ``gamma``, ``scale`` and what a subclass adds are :class:`Schedules`.
 
-    ``state`` is the :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, 2]`` of (u_all, u_pos), or
-    None for a loss without state.
+    ``state`` is a :class:`~xrisk_ext.MovingAverage` ``[L, num_samples, ...]``, of average precision
+    ``[L, num_samples, 2]`` for (u_all, u_pos); or None for a loss without state.
     """
 
+    rules: ClassVar[dict[str, int]] = RULES
     gamma: Tensor
     scale: Tensor
     state: MovingAverage | None
@@ -48,7 +48,9 @@ class ScoreLoss(nn.Module):
         algorithm: Algorithm,
         state_dtype: torch.dtype,
         reduction: Reduction,
-        initial_state: InitialState = "assign",
+        initial_state: InitialState | float = "assign",
+        state_columns: tuple[int, ...] = (2,),
+        log_state: bool = False,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -58,8 +60,10 @@ class ScoreLoss(nn.Module):
             raise ValueError(f"{name}: expected scale >= 1 for barrier_hinge, got {scale!r}")
         if reduction not in ("mean", "none"):
             raise ValueError(f"{name}: expected reduction 'mean' or 'none', got {reduction!r}")
-        if algorithm == "sort" and surrogate in ("logistic", "sigmoid"):
-            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm 'sort'")
+        if algorithm in ("sort", "smooth") and (
+            (surrogate in SMOOTH_SURROGATES) != (algorithm == "smooth")
+        ):
+            raise ValueError(f"{name}: surrogate {surrogate!r} has no algorithm {algorithm!r}")
         for label, size in (("num_samples", num_samples), ("num_labels", num_labels)):
             optional = label == "num_samples" and size is None
             if not optional and (not isinstance(size, int) or size < 1):
@@ -69,7 +73,7 @@ class ScoreLoss(nn.Module):
         self.algorithm = algorithm
         self.reduction = reduction
         self.num_samples = num_samples
-        self._rule = RULES[rule]
+        self._rule = self.rules[rule]
         self._surrogate = surrogate_number(surrogate)
         self._algorithm = algorithm_number(algorithm)
         if num_samples is None:
@@ -80,52 +84,27 @@ class ScoreLoss(nn.Module):
                 )
             self.state = None
         else:
-            shape = (num_labels, num_samples, 2)
-            self.state = MovingAverage(shape, dtype=state_dtype, initial=initial_state)
-        self.register_buffer("gamma", torch.ones((), dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.gamma = gamma  # type: ignore[assignment]
-        self.scale = scale  # type: ignore[assignment]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("gamma", "scale") and name in self.__dict__.get("_buffers", {}):
-            self._set_schedule(name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def _set_schedule(self, name: str, value: float | Tensor) -> None:
-        if isinstance(value, Tensor) and value.device.type != "cpu":
-            self._buffers[name].copy_(value.detach())  # type: ignore[union-attr]  # no sync
-            return
-        owner = type(self).__name__
-        if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-            raise TypeError(
-                f"{owner}: expected {name} to be a float or a tensor, got {type(value).__name__}"
+            shape = (num_labels, num_samples, *state_columns)
+            self.state = MovingAverage(
+                shape, dtype=state_dtype, log=log_state, initial=initial_state
             )
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"{owner}: expected {name} to be one number, got {value!r}")
-        number = float(value)
-        in_range = 0 <= number <= 1 if name == "gamma" else 0 < number < float("inf")
-        if not in_range:
-            expected = "in [0, 1]" if name == "gamma" else "> 0 and finite"
-            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}")
+        self._add_schedules(gamma=gamma, scale=scale)
+
+    def _check_schedule(self, name: str, number: float) -> None:
         if name == "gamma" and self.state is None and number != 1:
-            raise ValueError(f"{owner}: without num_samples gamma is 1, got {value!r}")
-        self._buffers[name].fill_(number)  # type: ignore[union-attr]
+            raise ValueError(
+                f"{type(self).__name__}: without num_samples gamma is 1, got {number!r}"
+            )
 
     def reset_state(self) -> None:
         """Forgets the moving averages, as if no batch had been seen."""
         if self.state is not None:
             self.state.reset()
 
-    def _step(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        index: Tensor | None,
-        item_weights: Tensor | None,
-        update_state: bool,
-    ) -> Tensor:
+    def _state_of_call(
+        self, scores: Tensor, labels: Tensor, index: Tensor | None, item_weights: Tensor | None
+    ) -> Tensor | None:
+        """The state to blend with; refuses what no op would name as well."""
         check_tensor(labels, "labels")
         if index is not None:
             check_tensor(index, "index")
@@ -133,9 +112,8 @@ class ScoreLoss(nn.Module):
             check_tensor(item_weights, "item_weights")
             if item_weights.requires_grad:
                 raise ValueError("expected item_weights to be constants, got requires_grad=True")
-        module, buffers = self.state, self._buffers  # at small batches even look-ups show
+        module, gamma = self.state, self._buffers["gamma"]  # at small batches even look-ups show
         state = module._buffers["value"] if module is not None and self.training else None
-        gamma = buffers["gamma"]
         assert gamma is not None
         all_on_cpu = (
             (scores.is_cpu and labels.is_cpu and gamma.is_cpu)
@@ -146,13 +124,24 @@ class ScoreLoss(nn.Module):
         if not all_on_cpu:
             check_devices(scores, "scores", labels=labels, state=gamma)
             check_devices(scores, "scores", state=state, index=index, item_weights=item_weights)
+        return state
+
+    def _step(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        item_weights: Tensor | None,
+        update_state: bool,
+    ) -> Tensor:
+        state, buffers = self._state_of_call(scores, labels, index, item_weights), self._buffers
         return score_step(
             scores,
             labels,
             index,
             item_weights,
             state,
-            gamma,
+            buffers["gamma"],  # type: ignore[arg-type]
             buffers["scale"],  # type: ignore[arg-type]
             self.margin,
             self._rule,
@@ -161,12 +150,6 @@ class ScoreLoss(nn.Module):
             update_state,
             self.reduction == "mean",
         )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScoreLoss":
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        keep_precision(self, before, fixed=True)  # the schedules stay exact
-        return self
 
     def extra_repr(self) -> str:
         return (

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from xrisk_ext.losses._score_loss import Reduction, ScoreLoss, check_num_labels, check_single_label
+from xrisk_ext.losses._top_k import PsiSlope, Threshold, TopKLoss, TopKVersion
+from xrisk_ext.ops.ranking_step import RULES, ranking_step
 from xrisk_ext.ops.surrogates import Algorithm, Surrogate
 from xrisk_ext.state import InitialState
 
@@ -27,7 +29,7 @@ class AveragePrecisionLoss(ScoreLoss):
             assigned at any time. The margin is in the units of the scores: for scores in [0, 1]
             (a sigmoid) values from 0.2 to 1 are worth trying.
         gamma: weight of the new observation, in [0, 1]; may be assigned at any time.
-        algorithm: ``"auto"``, ``"direct"`` or ``"sort"``, as in ``pairwise_sums``.
+        algorithm: ``"auto"``, ``"direct"``, ``"sort"`` or ``"smooth"``, as in ``pairwise_sums``.
         state_dtype: float32 or float64.
         reduction: ``"mean"`` (a scalar) or ``"none"`` (``[1]``: one value per label).
         initial_state: ``"assign"``: the first observation of an id is taken as it is. ``"zero"``:
@@ -101,16 +103,22 @@ class AveragePrecisionLoss(ScoreLoss):
         return self._step(scores, labels, index, item_weights, update_state)
 
 
-class MeanAveragePrecisionLoss(ScoreLoss):
-    """Mean average precision over the labels of a multi-label task, all in one call.
+class MeanAveragePrecisionLoss(ScoreLoss, TopKLoss):
+    r"""Mean average precision over the labels of a multi-label task, all in one call.
 
-    :class:`AveragePrecisionLoss` for every label, with its own state; arguments as there, and
+    :class:`AveragePrecisionLoss` for every label, with its own state. With ``top_k`` that of the
+    top K items of each label (mAP@K), in its bilevel form: a positive's share is weighted by
+    :math:`\psi(h_i - \lambda)`, where the threshold :math:`\lambda` of the label follows the
+    (K+1)-th largest score, as in :class:`NDCGLoss`. Arguments as in these two, and
 
     Args:
         num_labels: L, the columns of scores and labels.
-        top_k: mAP@K is not part of this version; only None is taken.
+        top_k: K, as a number of the ``num_items`` items, or None.
+        num_items: how many items a label ranks; ``None``: those of the batch.
         reduction: ``"mean"`` over the L labels (a label without positives counts as 0), or
             ``"none"``: ``[L]``.
+
+    Source of the bilevel form: Qiu et al., ICML 2022.
     """
 
     def __init__(
@@ -124,15 +132,20 @@ class MeanAveragePrecisionLoss(ScoreLoss):
         gamma: float = 0.9,
         algorithm: Algorithm = "auto",
         top_k: int | None = None,
+        num_items: int | None = None,
+        gamma1: float = 0.9,
+        eta0: float = 0.01,
+        tau1: float = 0.01,
+        tau2: float = 1e-4,
+        sigmoid_alpha: float = 2.0,
+        epsilon: float = 0.5,
+        top_k_version: TopKVersion = "theoretical",
+        threshold: Threshold = "step",
+        psi_slope: PsiSlope = "derivative",
         state_dtype: torch.dtype = torch.float32,
         reduction: Reduction = "mean",
         initial_state: InitialState = "assign",
     ) -> None:
-        if top_k is not None:
-            raise ValueError(
-                "MeanAveragePrecisionLoss: mAP@K is not built in this version, expected "
-                f"top_k=None, got {top_k!r}"
-            )
         super().__init__(
             rule="average_precision",
             num_samples=num_samples,
@@ -147,6 +160,31 @@ class MeanAveragePrecisionLoss(ScoreLoss):
             initial_state=initial_state,
         )
         self.num_labels = num_labels
+        self._add_top_k(
+            top_k,
+            None if num_samples is None else num_labels,
+            version=top_k_version,
+            threshold=threshold,
+            psi_slope=psi_slope,
+            epsilon=epsilon,
+            state_dtype=state_dtype,
+            initial_state=initial_state,
+            schedules={
+                "gamma1": gamma1,
+                "eta0": eta0,
+                "tau1": tau1,
+                "tau2": tau2,
+                "sigmoid_alpha": sigmoid_alpha,
+            },
+        )
+        whole = isinstance(num_items, int) and not isinstance(num_items, bool)
+        if num_items is not None and (not whole or num_items < 1):
+            raise ValueError(
+                "MeanAveragePrecisionLoss: expected num_items to be a positive integer, got "
+                f"{num_items!r}"
+            )
+        items = None if num_items is None else torch.tensor(float(num_items), dtype=torch.float64)
+        self.register_buffer("_num_items", items, persistent=False)
 
     def forward(
         self,
@@ -163,4 +201,42 @@ class MeanAveragePrecisionLoss(ScoreLoss):
         sample needs an id if any of its labels is positive.
         """
         check_num_labels(scores, self.num_labels, "MeanAveragePrecisionLoss")
-        return self._step(scores, labels, index, item_weights, update_state)
+        if self.top_k is None:
+            return self._step(scores, labels, index, item_weights, update_state)
+        state = self._state_of_call(scores, labels, index, item_weights)
+        thresholds, curvatures = self._top_k_state()
+        return ranking_step(
+            scores,
+            labels,
+            index if state is not None else None,
+            None,
+            None,
+            None,
+            item_weights,
+            self._buffers["_num_items"],
+            None,
+            None,
+            state,
+            thresholds,
+            curvatures,
+            self.gamma,
+            self.scale,
+            self._top_k_schedules(),
+            self.margin,
+            self.epsilon,
+            self.top_k,
+            RULES["average_precision"],
+            self._top_k_options,
+            self._surrogate,
+            self._algorithm,
+            update_state,
+            self.reduction == "mean",
+        )
+
+    def reset_state(self) -> None:
+        """Forgets the moving averages and the thresholds, as if no batch had been seen."""
+        super().reset_state()
+        self._reset_top_k()
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._top_k_repr()

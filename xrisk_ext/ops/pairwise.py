@@ -124,8 +124,15 @@ def pairwise_sums(
         scale: > 0, a float or a one-element tensor; a constant.
         algorithm: ``"direct"`` is O(P M) for any surrogate. ``"sort"`` is exact and near-linear,
             for all but logistic and sigmoid: it sorts the anchors and streams the items (squared
-            and exponential need no sort). ``"auto"`` chooses by the sizes. Scores with an infinity
-            or a NaN always take the direct algorithm, which follows IEEE arithmetic.
+            and exponential need no sort). ``"smooth"`` is near-linear for logistic and sigmoid,
+            with a bounded error, see below. ``"auto"`` chooses by the sizes. Scores with an
+            infinity or a NaN always take the direct algorithm, which follows IEEE arithmetic.
+
+    The error of ``"smooth"``: at most 1e-6 in float32 and 1e-12 in float64, relative to
+    ``sum_j |w_j| (1 + phi_ij)`` for a sum and to ``s sum_j |w_j| (1 + phi'_ij / s)`` for the slopes
+    that the gradients are made of, whatever the scores, the weights and the scale. It is an error
+    of each pair term relative to its own size (3e-7 and 1e-13), plus e^-28 (e^-36) for pairs so far
+    apart that they are cut off. The sums of few pairs are formed directly, as that is faster.
 
     Returns:
         ``[P]``, or ``[C, P]`` for weights ``[C, M]``; float64 if an input is float64, else float32.

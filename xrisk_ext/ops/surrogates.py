@@ -15,7 +15,7 @@ Surrogate = Literal[
     "exponential",
     "zero_one",
 ]
-Algorithm = Literal["auto", "direct", "sort"]
+Algorithm = Literal["auto", "direct", "sort", "smooth"]
 
 SURROGATES: dict[str, int] = {
     "squared": 0,
@@ -27,7 +27,8 @@ SURROGATES: dict[str, int] = {
     "exponential": 6,
     "zero_one": 7,
 }
-ALGORITHMS: dict[str, int] = {"auto": 0, "direct": 1, "sort": 2}
+ALGORITHMS: dict[str, int] = {"auto": 0, "direct": 1, "sort": 2, "smooth": 3}
+SMOOTH_SURROGATES = ("logistic", "sigmoid")  # of the algorithm "smooth"; they have no "sort"
 
 
 def _number(kind: str, name: str, numbers: dict[str, int]) -> int:

@@ -15,12 +15,19 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from xrisk_ext.testing.baseline_cases import BASELINES
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
+from xrisk_ext.testing.contrastive_cases import CONTRASTIVE
+from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.listwise_cases import LISTS
+from xrisk_ext.testing.ndcg_cases import NDCG
+from xrisk_ext.testing.partial_auc_cases import PARTIAL_AUC
 from xrisk_ext.testing.ranking_cases import METRICS, SORTS
+from xrisk_ext.testing.scaling_cases import SCALING
 from xrisk_ext.testing.scores import SCORES
+from xrisk_ext.testing.selection_cases import SELECTIONS
 
 GAMMA = 0.9
 MARGIN = 1.0
@@ -318,8 +325,15 @@ CASES: list[Case] = [
     *MOVING_AVERAGE,
     *PAIRWISE_SUMS,
     *RETRIEVAL,
+    *PARTIAL_AUC,
     *LISTS,
+    *BASELINES,
     *SORTS,
     *METRICS,
+    *CONTRASTIVE,
+    *NDCG,
+    *LIBAUC,
+    *SCALING,
+    *SELECTIONS,
 ]
 WORKS = tuple(dict.fromkeys(case.work for case in CASES))

@@ -1,5 +1,5 @@
 // The fused step against the method's formulas in plain double loops: both rules, weights, labels
-// without positives, bad scores, state, and the direct and the sorted algorithm.
+// without positives, bad scores, state, and every algorithm.
 #include <map>
 
 #include "core/rules.h"
@@ -230,6 +230,16 @@ int main() {
       }
       c.state = false;
       run(c);
+      c.algorithm = Algorithm::kSmooth;
+      for (const Surrogate surrogate : {Surrogate::kLogistic, Surrogate::kSigmoid}) {
+        c.surrogate = surrogate;
+        for (const int weights : {0, 2}) {
+          c.weights = weights;
+          c.labels = 1 + weights;
+          c.bad = weights > 0;
+          run(c);
+        }
+      }
     }
   });
   return report();

@@ -8,8 +8,7 @@ it races in every case of its work. A peer that cannot run here raises `Unavaila
 reason, which is reported, as is a case that is too large for it; nothing is silently left out. One
 that has no part in a case (an algorithm that the surrogate does not have) returns None.
 
-Not here yet, since nothing that exists does their work: torchsort (soft ranks), torch.topk and
-np.partition (for the selection op).
+Not here yet, since nothing that exists does its work: torchsort (soft ranks).
 """
 
 from __future__ import annotations

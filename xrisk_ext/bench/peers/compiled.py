@@ -64,7 +64,9 @@ def _dynamic_loss(
     return (weight * phi).mean()
 
 
-def _compiled(function: Callable[..., Result], once: Callable[[Any], Any]) -> Callable[..., Result]:
+def compile_by(
+    function: Callable[..., Result], once: Callable[[Any], Any]
+) -> Callable[..., Result]:
     """`function`, compiled by running `once` with it; before, `once` shows that it runs eagerly."""
     once(function)
     compiled = torch.compile(function, fullgraph=True, dynamic=False)
@@ -90,7 +92,7 @@ def compiled_closed_form(inputs: AveragePrecisionInputs) -> Contestant:
 
     return Contestant(
         "compiled_eager",
-        functools.partial(step, _compiled(_closed_form, step)),
+        functools.partial(step, compile_by(_closed_form, step)),
         lambda: state.fill_(torch.nan),
         lambda: truth.average_precision_error(inputs, scores.grad),
     )
@@ -108,7 +110,7 @@ def compiled_autograd(inputs: AveragePrecisionInputs) -> Contestant:
 
     return Contestant(
         "compiled_autograd",
-        functools.partial(step, _compiled(_dynamic_loss, step)),
+        functools.partial(step, compile_by(_dynamic_loss, step)),
         lambda: state.fill_(torch.nan),
         lambda: truth.average_precision_error(inputs, scores.grad),
     )

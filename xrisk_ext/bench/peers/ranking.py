@@ -1,7 +1,4 @@
-"""The sort and the metrics: ours, PyTorch's, NumPy's and scikit-learn's.
-
-torch.topk and np.partition are for the selection op, which is not there yet.
-"""
+"""The sort and the metrics: ours, PyTorch's, NumPy's and scikit-learn's."""
 
 from __future__ import annotations
 

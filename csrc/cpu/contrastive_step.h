@@ -1,0 +1,56 @@
+// The fused step of a global contrastive loss: similarities -> sums -> rule and state -> gradients.
+#pragma once
+
+#include <cstdint>
+
+#include "core/contrastive.h"
+#include "core/info_nce.h"
+#include "cpu/executor.h"
+#include "cpu/similarity.h"
+
+namespace xrisk::cpu {
+
+// One modality: the anchors are the 2B rows of both views, the negatives of each are both views of
+// the other items. Two modalities: row i of view1 against the rows j != i of view2, and the other
+// way round; each side has its own state.
+template <class T, class State>
+struct ContrastiveStep {
+  bool bimodal = false;
+  int64_t batch = 0;
+  int64_t width = 0;
+  const T* view1 = nullptr;  // [B, D]
+  const T* view2 = nullptr;
+  bool normalize = true;
+
+  const int64_t* index = nullptr;  // [B], each in [0, rows)
+  State* state = nullptr;          // [sides, rows] log u, or null
+  State* temperatures = nullptr;   // [sides, rows] individual temperatures and their momenta,
+  State* momenta = nullptr;        // or null: `temperature` for all
+  int64_t rows = 0;
+  bool write_state = true;
+
+  double gamma = 1.0;
+  double temperature = 0.1;
+  ContrastiveOptions options;
+  const InfoNce* info_nce = nullptr;  // this rule instead; no state
+  bool per_view = false;              // one modality: each view is divided by its own average
+  bool relative = false;  // exponents are relative to the positive pair; always so if bimodal
+  double eta = 0.0, beta = 0.0, lowest = 0.0, highest = 0.0;
+
+  T* embeddings = nullptr;  // [2, B, D], scratch
+  T* gradient = nullptr;    // [2, B, D], or null: not wanted
+};
+
+struct ContrastiveResult {
+  double value = 0.0;
+  double temperature_slope = 0.0;
+};
+
+// Fewer than two entries: all zero. An embedding that is not finite: all NaN. The state is left
+// alone in both cases.
+template <class T, class State>
+ContrastiveResult contrastive_step(const ContrastiveStep<T, State>& call,
+                                   const SimilaritySizes& sizes, const Products<T>& products,
+                                   const Executor& executor);
+
+}  // namespace xrisk::cpu

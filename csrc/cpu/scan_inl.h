@@ -1,0 +1,83 @@
+// The exponential scan: pair sums over sorted scores, whatever their distribution.
+//
+//   sigma(-|z|) = sum_k c_k q^k, q = exp(-|z|), and q^k = exp(-k |z|) falls apart: with S_k(r) =
+//   sum over sources up to place r of w q^k, S_k(r + 1) = S_k(r) exp(-k gap) + w
+//
+// Mapping: the powers k across the lanes, the scores in order; two directions, a call each. Bytes:
+// 20 a score. Hazard: the coefficients alternate, up to a few units; all sums are doubles.
+#pragma once
+
+#include "cpu/scan_fit.h"
+#include "cpu/smooth_inl.h"
+
+namespace xrisk::cpu::XRISK_ISA {
+
+// weights: of the sources; null: ones.
+template <class T>
+void smooth_scan(const ScanPass& pass, const T* weights) {
+  constexpr int kTerms = SmoothFit<T>::kScanTerms, kVectors = kTerms / D::kLanes;
+  using Fit = ScanFit<kTerms>;
+  const double* value_fit = pass.logistic ? Fit::kSoftplus : Fit::kSigma;
+  const double* slope_fit = pass.logistic ? Fit::kSigma : Fit::kSigmaSlope;
+  // Whether this direction sees the sources whose pair terms do not vanish far away.
+  const bool active = pass.to_anchors == pass.descending;
+  D sums[kVectors], value_terms[kVectors], slope_terms[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    sums[v] = D(0.0);
+    value_terms[v] = D::load(value_fit + v * D::kLanes);
+    slope_terms[v] = D::load(slope_fit + v * D::kLanes);
+  }
+  // {sum of value * sums, sum of slope * sums} in the first two lanes
+  const auto both_dots = [&] {
+    D value = sums[0] * value_terms[0], slope = sums[0] * slope_terms[0];
+    for (int v = 1; v < kVectors; ++v) {
+      value = value + sums[v] * value_terms[v];
+      slope = slope + sums[v] * slope_terms[v];
+    }
+    D both = pair_sums(value, slope);
+    for (int width = D::kLanes / 2; width > 1; width /= 2) both = pair_sums(both, both);
+    return both;
+  };
+  // Own scores are scattered: their weight or result is asked for some steps before it is needed.
+  const auto prefetch = [&](int64_t step) {
+    if (step >= pass.count) return;
+    const int64_t number = pass.order[pass.descending ? pass.count - 1 - step : step];
+    const bool anchor = number < pass.anchors;
+    const int64_t own = anchor ? number : number - pass.anchors;
+    const bool target = anchor == pass.to_anchors;
+    const void* first = pass.slopes + (target ? own : 0);
+    if (!target && weights != nullptr) first = weights + own;
+    __builtin_prefetch(first);
+    if (pass.values != nullptr) __builtin_prefetch(pass.values + (target ? own : 0));
+  };
+  double weight_sum = 0.0, distance_sum = 0.0;
+  for (int64_t step = 0; step < pass.count; ++step) {
+    const int64_t r = pass.descending ? pass.count - 1 - step : step;
+    prefetch(step + 24);
+    if (step > 0) {
+      const int64_t upper = pass.descending ? r + 1 : r;  // of the two neighbours
+      const double decay = pass.decays[upper];
+      distance_sum += weight_sum * pass.gaps[upper];
+      const Powers<kTerms, double> powers(decay);
+      for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] * (powers.p[v] * D(decay));
+    }
+    const int64_t number = pass.order[r];
+    const bool anchor = number < pass.anchors;
+    const int64_t own = anchor ? number : number - pass.anchors;
+    if (anchor != pass.to_anchors) {
+      const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[own]);
+      for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + D(weight);
+      weight_sum += weight;
+      continue;
+    }
+    double dots[D::kLanes];
+    both_dots().store(dots);
+    pass.slopes[own] = active && pass.logistic ? weight_sum - dots[1] : dots[1];
+    if (pass.values == nullptr) continue;
+    pass.values[own] = !active         ? dots[0]
+                       : pass.logistic ? distance_sum + dots[0]
+                                       : weight_sum - dots[0];
+  }
+}
+
+}  // namespace xrisk::cpu::XRISK_ISA

@@ -1,0 +1,295 @@
+// The smooth algorithm for logistic and sigmoid: near-linear, with a stated error.
+//
+//   sum_j w_j phi(z_ij), z_ij = scale (y_j - x_i), phi = log(1 + e^z), sigma(z) or sigma'(z)
+//
+// Cut the line into bins of about a temperature (1 / scale). In a pair of bins phi is a polynomial
+// of both local coordinates, to the error that cpu/smooth_grid.h names; the items of a bin count by
+// moments, the anchors of a bin share a polynomial, a matrix leads from the ones to the other
+// (cpu/smooth_table.h). Bins further apart than the reach interact by their weight and their mean.
+// Where nearly every score has a bin of its own, a scan over the sorted scores takes over.
+//
+// Bytes: the scores once per stage and channel. Hazard: the error is relative to phi in the pair of
+// bins, not to its maximum, so that sums of tiny terms keep their digits.
+#include "cpu/smooth.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/smooth_table.h"
+
+namespace xrisk::cpu {
+namespace {
+
+constexpr int64_t kGrain = 8192;
+constexpr int64_t kMomentBytes = int64_t{8} << 20;
+
+template <class T>
+class SmoothSums final : public PairwiseSums<T> {
+ public:
+  SmoothSums(const PairwiseSpec& spec, Anchors<T> anchors, Scratch& scratch,
+             const Executor& executor)
+      : spec_(spec), anchors_(anchors), scratch_(scratch), executor_(executor) {}
+
+  void rows(ItemPass<T>& pass, double* sums, double* slopes) override {
+    const Items<T>& items = pass.items;
+    if (items.count == 0) {
+      std::fill(sums, sums + items.channels * anchors_.count, 0.0);
+      std::fill(slopes, slopes + items.channels * anchors_.count, 0.0);
+      return;
+    }
+    const SmoothPlan& plan = plan_of(pass);
+    if (plan.way == SmoothWay::kDirect) return direct().rows(pass, sums, slopes);
+    for (int64_t c = 0; c < items.channels; ++c) {
+      const T* weights = items.weights == nullptr ? nullptr : items.weights + c * items.count;
+      double* sum = sums + c * anchors_.count;
+      double* slope = slopes + c * anchors_.count;
+      if (plan.way == SmoothWay::kScan) {
+        scan_rows(plan, items.count, weights, sum, slope);
+        continue;
+      }
+      const T* local =
+          local_polynomials(plan, items.scores, weights, items.count, plan.item_slots, true);
+      executor_.for_range(anchors_.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        kernels<T>().smooth_rows(plan.grid, local, anchors_.scores, plan.anchor_slots,
+                                 spec_.params.scale, begin, end, sum, slope);
+      });
+    }
+  }
+
+  void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) override {
+    const Items<T>& items = pass.items;
+    if (items.count == 0) return;
+    const SmoothPlan& plan = plan_of(pass);
+    if (plan.way == SmoothWay::kDirect) return direct().columns(pass, anchor_weights, out);
+    for (int64_t c = 0; c < items.channels; ++c) {
+      const T* weights = items.weights == nullptr ? nullptr : items.weights + c * items.count;
+      const T* sources = as_scores(anchor_weights + c * anchors_.count);
+      if (plan.way == SmoothWay::kScan) {
+        scan_columns(plan, items.count, sources, weights, c > 0, out);
+        continue;
+      }
+      const T* local = local_polynomials(plan, anchors_.scores, sources, anchors_.count,
+                                         plan.anchor_slots, false);
+      executor_.for_range(items.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        kernels<T>().smooth_columns(plan.grid, local, items.scores, weights, plan.item_slots,
+                                    spec_.params.scale, c > 0, begin, end, out);
+      });
+    }
+  }
+
+ private:
+  bool logistic() const { return spec_.surrogate == Surrogate::kLogistic; }
+
+  const SmoothPlan& plan_of(ItemPass<T>& pass) {
+    if (pass.plan == nullptr) {
+      pass.plan = make_smooth_plan(spec_, anchors_, pass.items, scratch_, executor_);
+    }
+    return *pass.plan;
+  }
+
+  PairwiseSums<T>& direct() {
+    if (direct_ == nullptr) direct_ = make_direct_sums(spec_, anchors_, scratch_, executor_);
+    return *direct_;
+  }
+
+  // The weights of the anchors in the type of the kernels.
+  const T* as_scores(const double* weights) {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      return weights;
+    } else {
+      if (source_weights_ == nullptr) source_weights_ = scratch_.allocate<T>(anchors_.count);
+      for (int64_t i = 0; i < anchors_.count; ++i) source_weights_[i] = static_cast<T>(weights[i]);
+      return source_weights_;
+    }
+  }
+
+  template <class U>
+  static U* grown(U*& array, int64_t& capacity, int64_t count, Scratch& scratch) {
+    if (capacity < count) {
+      capacity = count;
+      array = scratch.allocate<U>(count);
+    }
+    return array;
+  }
+
+  double* moments_of(const SmoothPlan& plan, const T* scores, const T* weights, int64_t count,
+                     const int32_t* slots) {
+    const int64_t size = plan.bins * SmoothFit<T>::kTerms;
+    const int64_t bytes = size * static_cast<int64_t>(sizeof(double));
+    // By size alone, so that the result does not depend on the number of threads.
+    const int64_t wanted = std::min<int64_t>({8, kMomentBytes / bytes, count / kGrain});
+    const int64_t chunks = std::max<int64_t>(1, wanted);
+    const int64_t grain = (count + chunks - 1) / chunks;
+    double* moments = grown(moments_, moments_capacity_, chunks * size, scratch_);
+    executor_.for_each(chunks, [&](int64_t chunk) {
+      double* mine = moments + chunk * size;
+      std::memset(mine, 0, static_cast<size_t>(bytes));
+      const int64_t begin = std::min(chunk * grain, count);
+      const int64_t end = std::min(begin + grain, count);
+      kernels<T>().smooth_moments(plan.grid, scores, weights, slots, begin, end, mine);
+    });
+    if (chunks > 1) {
+      executor_.for_range(size, 65536, [&](int64_t, int64_t begin, int64_t end) {
+        for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+          const double* other = moments + chunk * size;
+          for (int64_t k = begin; k < end; ++k) moments[k] += other[k];
+        }
+      });
+    }
+    return moments;
+  }
+
+  // Weight and weighted distance of the sources beyond the reach: above the bin in the rows, below
+  // it in the columns. Running sums, whose terms all have the sign of their weights.
+  void sum_far(const SmoothPlan& plan, const double* moments, bool to_anchors, double* weight,
+               double* distance) const {
+    constexpr int kTerms = SmoothFit<T>::kTerms;
+    constexpr double kReach = SmoothFit<T>::kReach;
+    const int64_t bins = plan.bins;
+    const double side = to_anchors ? 1.0 : -1.0;
+    const auto at = [&](int64_t step) { return to_anchors ? bins - 1 - step : step; };
+    const auto position = [&](int64_t k) {
+      return plan.positions == nullptr ? static_cast<double>(k) : plan.positions[k];
+    };
+    double total = 0.0, moment = 0.0;
+    int64_t next = 0;  // the next source bin to fall behind
+    for (int64_t step = 0; step < bins; ++step) {
+      const int64_t k = at(step);
+      const double here = position(k);
+      if (step > 0) moment += total * std::abs(position(at(step - 1)) - here);
+      for (; next < step && std::abs(position(at(next)) - here) > kReach; ++next) {
+        const double* m = moments + at(next) * kTerms;
+        moment += m[0] * std::abs(position(at(next)) - here) + side * 0.5 * m[1];
+        total += m[0];
+      }
+      weight[k] = total;
+      distance[k] = moment;
+    }
+  }
+
+  // [bins, 2, terms]: of value and slope at the targets, the anchors or the items.
+  const T* local_polynomials(const SmoothPlan& plan, const T* scores, const T* weights,
+                             int64_t count, const int32_t* slots, bool to_anchors) {
+    constexpr int kTerms = SmoothFit<T>::kTerms;
+    const int64_t bins = plan.bins;
+    const double* moments = moments_of(plan, scores, weights, count, slots);
+    if (per_bin_capacity_ < bins) {
+      per_bin_capacity_ = bins;
+      filled_ = scratch_.allocate<uint8_t>(bins);
+      far_weight_ = scratch_.allocate<double>(bins);
+      far_distance_ = scratch_.allocate<double>(bins);
+      local_ = scratch_.allocate<T>(bins * 2 * kTerms);
+    }
+    for (int64_t k = 0; k < bins; ++k) {
+      bool any = false;
+      for (int l = 0; l < kTerms; ++l) any |= moments[k * kTerms + l] != 0.0;
+      filled_[k] = any;
+    }
+    const SmoothTables<T>& tables = smooth_tables<T>();
+    SmoothTranslation call;
+    call.moments = moments;
+    call.filled = filled_;
+    call.positions = plan.positions;
+    call.bins = bins;
+    const auto& slope = !logistic()  ? tables.sigma_slope
+                        : to_anchors ? tables.sigma
+                                     : tables.sigma_of_columns;
+    call.slope_table = &slope[0][0][0];
+    if (to_anchors) call.value_table = &(logistic() ? tables.softplus : tables.sigma)[0][0][0];
+    call.value_is_linear = logistic();
+    call.slope_is_constant = logistic();
+    const bool long_range = plan.positions != nullptr || bins > SmoothFit<T>::kReach + 1;
+    if (long_range && (to_anchors || logistic())) {
+      sum_far(plan, moments, to_anchors, far_weight_, far_distance_);
+      call.far_weight = far_weight_;
+      call.far_distance = far_distance_;
+    }
+    const int sign = to_anchors ? 1 : -1;
+    executor_.for_range(bins, 64, [&](int64_t, int64_t begin, int64_t end) {
+      kernels<T>().smooth_translate(call, sign, begin, end, local_);
+    });
+    return local_;
+  }
+
+  ScanPass scan_pass(const SmoothPlan& plan, int64_t items, bool to_anchors) const {
+    ScanPass pass;
+    pass.order = plan.order;
+    pass.gaps = plan.gaps;
+    pass.decays = plan.decays;
+    pass.count = anchors_.count + items;
+    pass.anchors = anchors_.count;
+    pass.to_anchors = to_anchors;
+    pass.logistic = logistic();
+    return pass;
+  }
+
+  void scan_rows(const SmoothPlan& plan, int64_t items, const T* weights, double* sums,
+                 double* slopes) {
+    const int64_t anchors = anchors_.count;
+    double* values[2] = {sums, scanned(0, anchors)};
+    double* derivatives[2] = {slopes, scanned(1, anchors)};
+    executor_.for_each(2, [&](int64_t direction) {
+      ScanPass pass = scan_pass(plan, items, true);
+      pass.descending = direction == 1;
+      pass.values = values[direction];
+      pass.slopes = derivatives[direction];
+      kernels<T>().smooth_scan(pass, weights);
+    });
+    for (int64_t i = 0; i < anchors; ++i) {
+      sums[i] += values[1][i];
+      slopes[i] = spec_.params.scale * (slopes[i] + derivatives[1][i]);
+    }
+  }
+
+  void scan_columns(const SmoothPlan& plan, int64_t items, const T* sources, const T* weights,
+                    bool add, T* out) {
+    double* derivatives[2] = {scanned(0, items), scanned(1, items)};
+    executor_.for_each(2, [&](int64_t direction) {
+      ScanPass pass = scan_pass(plan, items, false);
+      pass.descending = direction == 1;
+      pass.slopes = derivatives[direction];
+      kernels<T>().smooth_scan(pass, sources);
+    });
+    for (int64_t j = 0; j < items; ++j) {
+      double slope = spec_.params.scale * (derivatives[0][j] + derivatives[1][j]);
+      if (weights != nullptr) slope *= static_cast<double>(weights[j]);
+      out[j] = static_cast<T>(add ? static_cast<double>(out[j]) + slope : slope);
+    }
+  }
+
+  double* scanned(int which, int64_t count) {
+    return grown(scanned_[which], scanned_capacity_[which], count, scratch_);
+  }
+
+  PairwiseSpec spec_;
+  Anchors<T> anchors_;
+  Scratch& scratch_;
+  const Executor& executor_;
+  std::unique_ptr<PairwiseSums<T>> direct_;
+  T* source_weights_ = nullptr;
+  double* moments_ = nullptr;
+  int64_t moments_capacity_ = 0;
+  int64_t per_bin_capacity_ = 0;
+  uint8_t* filled_ = nullptr;
+  double* far_weight_ = nullptr;
+  double* far_distance_ = nullptr;
+  T* local_ = nullptr;
+  double* scanned_[2] = {nullptr, nullptr};
+  int64_t scanned_capacity_[2] = {0, 0};
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<PairwiseSums<T>> make_smooth_sums(const PairwiseSpec& spec, Anchors<T> anchors,
+                                                  Scratch& scratch, const Executor& executor) {
+  return std::make_unique<SmoothSums<T>>(spec, anchors, scratch, executor);
+}
+template std::unique_ptr<PairwiseSums<float>> make_smooth_sums(const PairwiseSpec&, Anchors<float>,
+                                                               Scratch&, const Executor&);
+template std::unique_ptr<PairwiseSums<double>> make_smooth_sums(const PairwiseSpec&,
+                                                                Anchors<double>, Scratch&,
+                                                                const Executor&);
+
+}  // namespace xrisk::cpu

@@ -1,0 +1,234 @@
+// Composes the contrastive step on one stream: embeddings, similarities and their sums, the
+// averages, the rule, the gradients.
+#include <algorithm>
+
+#include "cuda/contrastive_step_kernels.h"
+#include "cuda/moving_average.h"
+#include "cuda/workspace.h"
+
+namespace xrisk::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kOneBlock = 512;
+
+unsigned blocks_for(int64_t count) {
+  return static_cast<unsigned>((count + kThreads - 1) / kThreads);
+}
+
+template <class T, class State>
+MovingAverage<State, double, double> average_of(const ContrastiveStep<T, State>& call, State* state,
+                                                const StepSpace<T>& space) {
+  MovingAverage<State, double, double> average;
+  average.state = state;
+  average.rows = call.rows;
+  average.index = space.index;
+  average.entries = call.batch;
+  average.segments = call.bimodal ? 2 : 1;
+  average.gamma = call.gamma;
+  return average;
+}
+
+template <class T, class State>
+StepSpace<T> carve(const ContrastiveStep<T, State>& call, Carver& carver) {
+  const int64_t batch = call.batch, anchors = 2 * batch;
+  StepSpace<T> space{};
+  for (double** each :
+       {&space.norms, &space.temperatures, &space.log_means, &space.log_u, &space.values,
+        &space.slopes, &space.totals, &space.sums.masses, &space.sums.moments}) {
+    *each = carver.take<double>(anchors);
+  }
+  space.positives = carver.take<double>(batch);
+  space.shared = carver.take<double>(batch);
+  space.constants = carver.take<double>(2);
+  space.seen = carver.take<AnchorExponents>(anchors);
+  space.index = carver.take<int64_t>(anchors);
+  space.exclude = carver.take<int64_t>(2 * anchors);
+  for (T** each :
+       {&space.inverses, &space.shifts, &space.weights, &space.pulls, &space.sums.peaks}) {
+    *each = carver.take<T>(anchors);
+  }
+  const int64_t side = std::min(call.block, call.bimodal ? batch : anchors);
+  space.block = carver.take<T>(side * side);
+  return space;
+}
+
+template <class T, class State>
+size_t average_bytes(const ContrastiveStep<T, State>& call) {
+  return moving_average_workspace_bytes(average_of(call, call.state, StepSpace<T>{}));
+}
+
+template <class T, class State>
+class Step {
+ public:
+  Step(const ContrastiveStep<T, State>& call, const Products<T>& products, void* workspace,
+       cudaStream_t stream)
+      : call_(call), products_(products), stream_(stream) {
+    Carver carver(workspace);
+    step_.call = call;
+    step_.space = carve(call, carver);
+    average_bytes_ = average_bytes(call);
+    average_space_ = carver.take<char>(static_cast<int64_t>(average_bytes_));
+    step_.anchors = 2 * call.batch;
+    const double rest = static_cast<double>(call.batch - 1);
+    step_.count = call.bimodal ? rest : 2 * rest;
+    step_.share = 1.0 / static_cast<double>(call.bimodal ? 2 * call.batch : call.batch);
+    const StepSpace<T>& space = step_.space;
+    problem_.symmetric = !call.bimodal;
+    problem_.x = call.embeddings;
+    problem_.y = call.bimodal ? call.embeddings + call.batch * call.width : call.embeddings;
+    problem_.rows = problem_.columns = call.bimodal ? call.batch : step_.anchors;
+    problem_.width = call.width;
+    problem_.exclude = space.exclude;
+    problem_.exclusions = call.bimodal ? 1 : 2;
+    problem_.block = space.block;
+    problem_.block_rows = problem_.block_columns = std::min(call.block, problem_.rows);
+  }
+
+  cudaError_t run() {
+    embed();
+    XRISK_LAUNCH((prepare_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                 step_);
+    const StepSpace<T>& space = step_.space;
+    const int64_t batch = call_.batch;
+    const ExpSums<T> columns{space.sums.peaks + batch, space.sums.masses + batch,
+                             space.sums.moments + batch};
+    cudaError_t error =
+        launch_similarity_sums(problem_, space.inverses, space.sums, space.inverses + batch,
+                               call_.bimodal ? columns : ExpSums<T>{}, products_, stream_);
+    if (error != cudaSuccess) return error;
+    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                 step_);
+    XRISK_LAUNCH((settle_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
+    error = average();
+    if (error != cudaSuccess) return error;
+    const bool shared = !call_.bimodal && !call_.per_view;
+    XRISK_LAUNCH((rule_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_, step_,
+                 shared);
+    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
+    XRISK_LAUNCH((balance_kernel<T, State>), blocks_for(batch), kThreads, 0, stream_, step_);
+    if (call_.temperatures != nullptr && call_.write_state) error = step_temperatures();
+    if (error != cudaSuccess || call_.gradient == nullptr) return error;
+    return differentiate();
+  }
+
+ private:
+  void embed() {
+    const int64_t batch = call_.batch, half = batch * call_.width;
+    const unsigned blocks = blocks_for(32 * batch);
+    for (int view = 0; view < 2; ++view) {
+      XRISK_LAUNCH((normalize_kernel<T>), blocks, kThreads, 0, stream_,
+                   view == 0 ? call_.view1 : call_.view2, batch, call_.width, call_.normalize,
+                   call_.embeddings + view * half, step_.space.norms + view * batch);
+    }
+    XRISK_LAUNCH((dots_kernel<T>), blocks, kThreads, 0, stream_, call_.embeddings,
+                 call_.embeddings + half, batch, call_.width, step_.space.positives);
+  }
+
+  // `stored` is not `observed`: entries of one id read each other's observations.
+  cudaError_t update(State* state, const double* observed, const double* gamma, bool log_domain,
+                     bool write, double* stored) {
+    MovingAverage<State, double, double> average = average_of(call_, state, step_.space);
+    average.values = observed;
+    average.gamma = gamma;
+    average.log_domain = log_domain;
+    average.write = write;
+    average.stored = stored;
+    return launch_moving_average(average, average_space_, average_bytes_, stream_);
+  }
+
+  cudaError_t average() {
+    const StepSpace<T>& space = step_.space;
+    if (call_.state == nullptr) return cudaGetLastError();
+    if (call_.bimodal) {
+      return update(call_.state, space.log_means, call_.gamma, true, call_.write_state,
+                    space.log_u);
+    }
+    for (int64_t view = 0; view < 2 && call_.per_view; ++view) {
+      const cudaError_t error = update(call_.state, space.log_means + view * call_.batch,
+                                       call_.gamma, true, false, space.log_u + view * call_.batch);
+      if (error != cudaSuccess) return error;
+    }
+    // the mean over the views of the blends is the blend of their mean
+    return update(call_.state, space.shared, call_.gamma, true, call_.write_state,
+                  call_.per_view ? space.slopes : space.log_u);
+  }
+
+  // Entries of one id read the same temperature and write the same.
+  cudaError_t step_temperatures() {
+    const StepSpace<T>& space = step_.space;
+    if (!call_.bimodal) {
+      XRISK_LAUNCH((mean_slope_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
+                   step_);
+    }
+    const cudaError_t error =
+        update(call_.momenta, space.slopes, space.constants, false, true, space.totals);
+    if (error != cudaSuccess) return error;
+    XRISK_LAUNCH((temperature_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                 step_);
+    return update(call_.temperatures, space.values, space.constants + 1, false, true, space.totals);
+  }
+
+  cudaError_t differentiate() {
+    const StepSpace<T>& space = step_.space;
+    const int64_t batch = call_.batch;
+    const PairWeights<T> rows{space.inverses, space.sums.peaks, space.shifts, space.weights};
+    const PairWeights<T> columns{space.inverses + batch, space.sums.peaks + batch,
+                                 space.shifts + batch, space.weights + batch};
+    const cudaError_t error = launch_similarity_gradients(
+        problem_, rows, call_.bimodal ? columns : PairWeights<T>{},
+        problem_.block_rows == problem_.rows, call_.gradient,
+        call_.bimodal ? call_.gradient + batch * call_.width : nullptr, products_, stream_);
+    if (error != cudaSuccess) return error;
+    XRISK_LAUNCH((finish_kernel<T>), blocks_for(32 * step_.anchors), kThreads, 0, stream_,
+                 call_.embeddings, space.pulls, space.norms, batch, call_.width, call_.normalize,
+                 call_.gradient);
+    return cudaGetLastError();
+  }
+
+  const ContrastiveStep<T, State>& call_;
+  const Products<T>& products_;
+  cudaStream_t stream_;
+  StepAnchors<T, State> step_;
+  Similarities<T> problem_;
+  size_t average_bytes_ = 0;
+  void* average_space_ = nullptr;
+};
+
+}  // namespace
+
+template <class T, class State>
+size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call) {
+  if (call.batch < 2) return 0;
+  Carver carver(nullptr);
+  carve(call, carver);
+  carver.take<char>(static_cast<int64_t>(average_bytes(call)));
+  return carver.used();
+}
+
+template <class T, class State>
+cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>& call,
+                                    const Products<T>& products, void* workspace,
+                                    size_t workspace_bytes, cudaStream_t stream) {
+  if (call.batch < 2) {
+    const size_t bytes = static_cast<size_t>(2 * call.batch * call.width) * sizeof(T);
+    cudaError_t error = cudaMemsetAsync(call.value, 0, sizeof(T), stream);
+    if (error == cudaSuccess) error = cudaMemsetAsync(call.temperature_slope, 0, sizeof(T), stream);
+    if (error != cudaSuccess || call.gradient == nullptr || bytes == 0) return error;
+    return cudaMemsetAsync(call.gradient, 0, bytes, stream);
+  }
+  if (workspace_bytes < contrastive_step_workspace_bytes(call)) return cudaErrorInvalidValue;
+  return Step<T, State>(call, products, workspace, stream).run();
+}
+
+#define XRISK_INSTANTIATE(T, State)                                                   \
+  template size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>&); \
+  template cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>&,      \
+                                               const Products<T>&, void*, size_t, cudaStream_t);
+XRISK_INSTANTIATE(float, float)
+XRISK_INSTANTIATE(float, double)
+XRISK_INSTANTIATE(double, float)
+XRISK_INSTANTIATE(double, double)
+#undef XRISK_INSTANTIATE
+
+}  // namespace xrisk::cuda

@@ -1,0 +1,55 @@
+// The fused step of a global contrastive loss on CUDA: semantics as cpu/contrastive_step.h.
+// Torch-free; every number that changes from step to step is read on the device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/contrastive.h"
+#include "cuda/similarity.h"
+
+namespace xrisk::cuda {
+
+// An id outside [0, rows) is never read or written: its entry counts as untouched.
+template <class T, class State>
+struct ContrastiveStep {
+  bool bimodal = false;
+  int64_t batch = 0;
+  int64_t width = 0;
+  const T* view1 = nullptr;  // [B, D]
+  const T* view2 = nullptr;
+  bool normalize = true;
+
+  const int64_t* index = nullptr;  // [B]
+  State* state = nullptr;          // [sides, rows] log u, or null
+  State* temperatures = nullptr;   // [sides, rows] individual temperatures, and their momenta, or
+  State* momenta = nullptr;        // null
+  int64_t rows = 0;
+  bool write_state = true;
+
+  const double* gamma = nullptr;
+  const double* temperature = nullptr;
+  const double* eta = nullptr;
+  ContrastiveOptions options;
+  bool per_view = false;
+  bool relative = false;
+  double beta = 0.0, lowest = 0.0, highest = 0.0;
+
+  int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time
+  T* embeddings = nullptr;                  // [2, B, D], scratch
+  T* value = nullptr;
+  T* temperature_slope = nullptr;
+  T* gradient = nullptr;  // [2, B, D], or null: not wanted
+};
+
+template <class T, class State>
+size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call);
+
+template <class T, class State>
+cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>& call,
+                                    const Products<T>& products, void* workspace,
+                                    size_t workspace_bytes, cudaStream_t stream);
+
+}  // namespace xrisk::cuda

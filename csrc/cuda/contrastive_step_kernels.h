@@ -1,0 +1,263 @@
+// Kernels of the contrastive step around the similarities: embeddings, and what happens per anchor.
+//
+// Mapping: a warp a row of embeddings, a thread an anchor, one thread block for what needs all
+// anchors (is everything finite; the value). Bytes: the embeddings three times. Hazards: squares
+// that leave the range of a double; one anchor that is not finite must leave every state alone, so
+// that it turns all observations into NaN, which are never stored.
+#pragma once
+
+#include <cmath>
+
+#include "cuda/block.h"
+#include "cuda/contrastive_step.h"
+#include "cuda/platform.h"
+
+namespace xrisk::cuda {
+
+constexpr double kNotANumber = __builtin_nan("");
+
+// What the anchors, [0, B) of view1 and [B, 2B) of view2, carry from kernel to kernel.
+template <class T>
+struct StepSpace {
+  double* norms;          // [2B] 0: a row of zeros, NaN: not finite
+  double* positives;      // [B]
+  double* temperatures;   // [2B]
+  AnchorExponents* seen;  // [2B]
+  double* log_means;      // [2B], all NaN if one is not finite
+  double* shared;         // [B] log of the mean over the views
+  double* log_u;          // [2B]
+  double* values;         // [2B]
+  double* slopes;         // [2B]
+  double* totals;         // [2B]
+  double* constants;      // {beta, 1}
+  int64_t* index;         // [2, B]
+  int64_t* exclude;       // [2B, 2] or [B, 1]
+  T* inverses;            // [2B]
+  T* shifts;              // [2B]
+  T* weights;             // [2B]
+  T* pulls;               // [2B]
+  ExpSums<T> sums;        // [2B]
+  T* block;               // similarities
+};
+
+template <class T>
+__device__ __forceinline__ double square_sum(const T* x, int64_t width, double divisor) {
+  double total = 0.0;
+  for (int64_t k = lane_index(); k < width; k += 32) {
+    const double y = static_cast<double>(x[k]) / divisor;
+    total += y * y;
+  }
+  return warp_sum(total);
+}
+
+// A warp a row: its norm, and the row divided by it.
+template <class T>
+__global__ void normalize_kernel(const T* x, int64_t rows, int64_t width, bool normalize, T* e,
+                                 double* norms) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+  if (i >= rows) return;
+  const T* row = x + i * width;
+  double divisor = 1.0, squares = square_sum(row, width, divisor);
+  if (!(squares > 1e-280 && squares < 1e280)) {
+    double largest = 0.0, gap = 0.0;
+    for (int64_t k = lane_index(); k < width; k += 32) {
+      const double y = static_cast<double>(row[k]);
+      largest = fmax(largest, fabs(y));
+      gap += y - y;
+    }
+    largest = warp_max(largest);
+    gap = warp_sum(gap);  // zero where every x is finite
+    divisor = largest > 0.0 && gap == 0.0 ? largest : 1.0;
+    squares = gap == 0.0 ? square_sum(row, width, divisor) : kNotANumber;
+  }
+  const double length = sqrt(squares);
+  if (lane_index() == 0) norms[i] = normalize ? divisor * length : squares - squares + 1.0;
+  for (int64_t k = lane_index(); k < width; k += 32) {
+    const bool keep = !normalize || squares == 0.0;
+    e[i * width + k] =
+        keep ? row[k] : static_cast<T>(static_cast<double>(row[k]) / divisor / length);
+  }
+}
+
+// A warp a pair of rows.
+template <class T>
+__global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width, double* out) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+  if (i >= rows) return;
+  double total = 0.0;
+  for (int64_t k = lane_index(); k < width; k += 32) {
+    total += static_cast<double>(a[i * width + k]) * static_cast<double>(b[i * width + k]);
+  }
+  total = warp_sum(total);
+  if (lane_index() == 0) out[i] = total;
+}
+
+// A warp a row: the pull of the partner is added, then the gradient passes the normalisation.
+template <class T>
+__global__ void finish_kernel(const T* embeddings, const T* pulls, const double* norms,
+                              int64_t batch, int64_t width, bool normalize, T* gradient) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+  if (i >= 2 * batch) return;
+  const T* e = embeddings + i * width;
+  const T* partner = embeddings + (i < batch ? i + batch : i - batch) * width;
+  T* g = gradient + i * width;
+  double along = 0.0;
+  for (int64_t k = lane_index(); k < width; k += 32) {
+    g[k] += pulls[i] * partner[k];
+    along += static_cast<double>(g[k]) * static_cast<double>(e[k]);
+  }
+  if (!normalize) return;
+  along = warp_sum(along);
+  const T inverse = norms[i] == 0.0 ? T(0) : static_cast<T>(1.0 / norms[i]);
+  for (int64_t k = lane_index(); k < width; k += 32) {
+    g[k] = (g[k] - static_cast<T>(along) * e[k]) * inverse;
+  }
+}
+
+template <class T, class State>
+struct StepAnchors {
+  ContrastiveStep<T, State> call;
+  StepSpace<T> space;
+  int64_t anchors;  // 2B
+  double count;     // negatives of an anchor
+  double share;     // of an anchor in the objective
+};
+
+// A thread an anchor: its temperature, its id, what it excludes.
+template <class T, class State>
+__global__ void prepare_kernel(StepAnchors<T, State> step) {
+  const ContrastiveStep<T, State>& call = step.call;
+  const StepSpace<T>& space = step.space;
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a >= step.anchors) return;
+  const int64_t batch = call.batch, i = a < batch ? a : a - batch;
+  double tau = *call.temperature;
+  if (call.index != nullptr) {
+    const int64_t id = call.index[i];
+    space.index[a] = id;
+    if (call.temperatures != nullptr && id >= 0 && id < call.rows) {
+      tau =
+          static_cast<double>(call.temperatures[(call.bimodal && a >= batch ? call.rows : 0) + id]);
+    }
+  }
+  space.temperatures[a] = tau;
+  space.inverses[a] = static_cast<T>(1.0 / tau);
+  if (call.bimodal) {
+    if (a < batch) space.exclude[a] = a;
+  } else {
+    space.exclude[2 * a] = a;
+    space.exclude[2 * a + 1] = a < batch ? a + batch : a - batch;
+  }
+  if (a == 0) {
+    space.constants[0] = call.beta;
+    space.constants[1] = 1.0;
+  }
+}
+
+template <class T, class State>
+__global__ void observe_kernel(StepAnchors<T, State> step) {
+  const StepSpace<T>& space = step.space;
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a >= step.anchors) return;
+  const int64_t batch = step.call.batch;
+  const bool relative = step.call.bimodal || step.call.relative;
+  const double offset = relative ? space.positives[a < batch ? a : a - batch] : 0.0;
+  const AnchorExponents seen =
+      anchor_exponents(static_cast<double>(space.sums.peaks[a]), space.sums.masses[a],
+                       space.sums.moments[a], offset, space.temperatures[a], step.count);
+  space.seen[a] = seen;
+  // NaN if anything of this anchor is not finite
+  const double gap = (seen.mean - seen.mean) + (space.norms[a] - space.norms[a]);
+  space.log_means[a] = seen.log_mean + gap + (seen.log_mean - seen.log_mean);
+}
+
+// One thread block: if one anchor is not finite, none is; log u starts as log g.
+template <int kBlock, class T, class State>
+__global__ void __launch_bounds__(kBlock) settle_kernel(StepAnchors<T, State> step) {
+  const StepSpace<T>& space = step.space;
+  const int64_t batch = step.call.batch;
+  double gap = 0.0;
+  for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
+    gap += space.log_means[a] - space.log_means[a];
+  }
+  gap = block_sum<kBlock>(gap);  // 0 or NaN
+  for (int64_t i = threadIdx.x; i < batch; i += kBlock) {
+    const double first = space.log_means[i] + gap, second = space.log_means[batch + i] + gap;
+    const double shared = log_mean_exp(first, second) + gap;
+    const bool apart = step.call.bimodal || step.call.per_view;
+    space.log_means[i] = first;
+    space.log_means[batch + i] = second;
+    space.shared[i] = shared;
+    space.log_u[i] = apart ? first : shared;
+    space.log_u[batch + i] = apart ? second : shared;
+  }
+}
+
+// A thread an anchor: the rule. `shared`: both views have the log u of the first.
+template <class T, class State>
+__global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
+  const StepSpace<T>& space = step.space;
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a >= step.anchors) return;
+  const int64_t batch = step.call.batch, i = a < batch ? a : a - batch;
+  const double log_u = space.log_u[shared ? i : a];
+  const double poison = space.log_means[a] - space.log_means[a];  // 0 or NaN
+  const ContrastiveTerms terms =
+      contrastive_rule(space.seen[a], log_u, space.temperatures[a], step.call.options);
+  const bool relative = step.call.bimodal || step.call.relative;
+  space.values[a] = terms.value - (relative ? 0.0 : space.positives[i]) + poison;
+  space.slopes[a] = terms.temperature_slope + poison;
+  space.totals[a] = terms.total + poison;
+  space.shifts[a] = static_cast<T>(terms.shift);
+  space.weights[a] = static_cast<T>(terms.weight * step.share / step.count + poison);
+}
+
+// A thread an entry: the pull of the positive pair, and the slope that its temperature follows.
+template <class T, class State>
+__global__ void balance_kernel(StepAnchors<T, State> step) {
+  const StepSpace<T>& space = step.space;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t batch = step.call.batch;
+  if (i >= batch) return;
+  const bool relative = step.call.bimodal || step.call.relative;
+  const double both = space.totals[i] + space.totals[batch + i];
+  // `both` may only poison where the pair has the weight of one view each
+  const double pull = relative ? both : 2.0 + (both - both);
+  space.pulls[i] = space.pulls[batch + i] = static_cast<T>(-pull * step.share);
+}
+
+// One thread block: the value and its slope by a global temperature, in one fixed order.
+template <int kBlock, class T, class State>
+__global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> step) {
+  double value = 0.0, slope = 0.0;
+  for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
+    value += step.space.values[a];
+    slope += step.space.slopes[a];
+  }
+  value = block_sum<kBlock>(value);
+  slope = block_sum<kBlock>(slope);
+  if (threadIdx.x != 0) return;
+  *step.call.value = static_cast<T>(value * step.share);
+  *step.call.temperature_slope = static_cast<T>(slope * step.share);
+}
+
+// A thread an entry: one modality has one temperature for both views.
+template <class T, class State>
+__global__ void mean_slope_kernel(StepAnchors<T, State> step) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t batch = step.call.batch;
+  if (i >= batch) return;
+  step.space.slopes[i] = 0.5 * (step.space.slopes[i] + step.space.slopes[batch + i]);
+}
+
+// A thread an anchor: from momenta (in totals) to the next temperatures (in values).
+template <class T, class State>
+__global__ void temperature_kernel(StepAnchors<T, State> step) {
+  const ContrastiveStep<T, State>& call = step.call;
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a >= (call.bimodal ? step.anchors : call.batch)) return;
+  step.space.values[a] = stepped_temperature(step.space.temperatures[a], step.space.totals[a],
+                                             *call.eta, call.lowest, call.highest);
+}
+
+}  // namespace xrisk::cuda

@@ -1,0 +1,19 @@
+// Rows and columns of the partial AUC step in doubles: 16 kernels.
+#include "cuda/partial_pairs_launch.h"
+
+namespace xrisk::cuda {
+
+template <class T>
+cudaError_t launch_partial_rows(const PartialPairs<T>& call, cudaStream_t stream) {
+  return partial_rows<kPartialThreads, kPartialTile>(call, stream);
+}
+
+template <class T>
+cudaError_t launch_partial_columns(const PartialPairs<T>& call, cudaStream_t stream) {
+  return partial_columns<kPartialThreads, kPartialTile>(call, stream);
+}
+
+template cudaError_t launch_partial_rows(const PartialPairs<double>&, cudaStream_t);
+template cudaError_t launch_partial_columns(const PartialPairs<double>&, cudaStream_t);
+
+}  // namespace xrisk::cuda

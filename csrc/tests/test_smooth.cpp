@@ -1,0 +1,190 @@
+// The smooth algorithm: every way, on scores that try its weak places, against plain loops in long
+// double and within the stated bound; and that threads do not change a bit.
+#include <algorithm>
+
+#include "cpu/smooth.h"
+#include "tests/check.h"
+
+using namespace xrisk;
+using namespace xrisk::test;
+
+namespace {
+
+void phi(Surrogate kind, long double z, long double& value, long double& slope) {
+  const long double q = std::exp(-std::fabs(z)), r = 1 / (1 + q);
+  const long double sigma = z > 0 ? r : q * r;
+  value = kind == Surrogate::kLogistic ? std::max(z, 0.0L) + std::log1p(q) : sigma;
+  slope = kind == Surrogate::kLogistic ? sigma : q * r * r;
+}
+
+template <class T>
+struct Case {
+  std::vector<T> anchors, items, weights;
+  int64_t channels = 0;
+};
+
+constexpr const char* kKinds[] = {"normal", "ties",  "clusters",   "outliers", "Cauchy",
+                                  "spread", "edges", "far from 0", "separated"};
+constexpr int kKindCount = 9;
+
+template <class T>
+std::vector<T> make_scores(int kind, int64_t count, bool anchors, double scale,
+                           std::mt19937_64& random) {
+  std::vector<T> x = normal<T>(random, count, 0.0, 3.0);
+  std::uniform_real_distribution<double> uniform(-1.0, 1.0);
+  for (T& y : x) {
+    const double z = static_cast<double>(y);
+    switch (kind) {
+      case 1:
+        y = T(0.625);
+        break;
+      case 2:
+        y = static_cast<T>((random() % 2 == 0 ? 40.0 : -55.0) + 1e-3 * z);
+        break;
+      case 3:
+        if (random() % 40 == 0) y = static_cast<T>((random() % 2 == 0 ? 1e6 : -1e6) + z);
+        break;
+      case 4:
+        y = static_cast<T>(std::tan(1.5707 * uniform(random)));
+        break;
+      case 5:
+        y = static_cast<T>(3e3 * uniform(random) * static_cast<double>(count) / scale);
+        break;
+      case 6:  // edges and centres of bins
+        y = static_cast<T>(SmoothFit<T>::kWidth / scale * 0.5 *
+                           static_cast<double>(static_cast<int64_t>(random() % 200) - 100));
+        break;
+      case 7:
+        y = static_cast<T>(3000.0 + 0.05 * z);
+        break;
+      case 8:
+        y = static_cast<T>((anchors ? 20.0 : -20.0) / scale + 0.1 * z);
+        break;
+      default:
+        break;
+    }
+  }
+  return x;
+}
+
+template <class T>
+void compare(const Case<T>& c, const cpu::PairwiseSpec& spec, double bound, double& largest) {
+  const int64_t channels = std::max<int64_t>(1, c.channels);
+  const size_t p = c.anchors.size(), m = c.items.size();
+  std::mt19937_64 random(5);
+  const std::vector<double> alpha =
+      normal<double>(random, channels * static_cast<int64_t>(p), 0.3, 1);
+  std::vector<double> sums, slopes;
+  std::vector<T> out;
+  const auto run = [&](const cpu::Executor& executor) {
+    cpu::Scratch scratch;
+    const cpu::Anchors<T> anchors{c.anchors.data(), static_cast<int64_t>(p)};
+    const auto pairs = cpu::make_pairwise_sums(spec, anchors, scratch, executor);
+    cpu::ItemPass<T> pass;
+    pass.items = {c.items.data(), c.channels == 0 ? nullptr : c.weights.data(),
+                  static_cast<int64_t>(m), channels};
+    sums.assign(static_cast<size_t>(channels) * p, NAN);
+    slopes = sums;
+    out.assign(m, T(NAN));
+    pairs->rows(pass, sums.data(), slopes.data());
+    pairs->columns(pass, alpha.data(), out.data());
+  };
+  run(cpu::SerialExecutor());
+  const double s = spec.params.scale;
+  std::vector<long double> column(m, 0), column_size(m, 0);
+  const auto check = [&](double actual, long double truth, long double size) {
+    const double error = static_cast<double>(std::fabs(actual - truth) / size);
+    if (!(error <= largest)) largest = error;
+    CHECK(error <= bound);
+  };
+  for (size_t k = 0; k < static_cast<size_t>(channels); ++k) {
+    for (size_t i = 0; i < p; ++i) {
+      long double sum = 0, slope = 0, size = 0, slope_size = 0;
+      for (size_t j = 0; j < m; ++j) {
+        const long double d = static_cast<long double>(c.items[j]) - c.anchors[i];
+        const long double w = c.channels == 0 ? 1.0L : c.weights[k * m + j];
+        long double value, derivative;
+        phi(spec.surrogate, s * d, value, derivative);
+        sum += w * value;
+        slope += w * derivative;
+        size += std::fabs(w) * (1 + std::fabs(value));
+        slope_size += std::fabs(w) * (1 + derivative);
+        column[j] += w * alpha[k * p + i] * derivative;
+        column_size[j] += std::fabs(w * alpha[k * p + i]) * (1 + derivative);
+      }
+      check(sums[k * p + i], sum, size);
+      check(slopes[k * p + i], s * slope, s * slope_size);
+    }
+  }
+  for (size_t j = 0; j < m; ++j) {
+    check(static_cast<double>(out[j]), s * column[j], s * column_size[j] + 1e-300L);
+  }
+  const auto sums_before = sums, slopes_before = slopes;
+  const auto out_before = out;
+  run(TwoThreads());
+  CHECK(sums == sums_before);
+  CHECK(slopes == slopes_before);
+  CHECK(out == out_before);
+}
+
+template <class T>
+void all_cases(double bound) {
+  double largest[5] = {};
+  for (Surrogate surrogate : {Surrogate::kLogistic, Surrogate::kSigmoid}) {
+    for (double scale : {0.01, 1.0, 130.0}) {
+      for (int kind = 0; kind < kKindCount; ++kind) {
+        for (int64_t channels : {0, 1, 3}) {
+          std::mt19937_64 random(static_cast<uint64_t>(kind));
+          Case<T> c;
+          const int64_t p = channels == 1 ? 150 : 37, m = channels == 1 ? 60 : 90;
+          c.anchors = make_scores<T>(kind, p, true, scale, random);
+          c.items = make_scores<T>(kind, m, false, scale, random);
+          c.channels = channels;
+          if (channels > 0) {
+            c.weights = normal<T>(random, channels * m, 0.2, 1.0);
+            c.weights[0] = T(0);
+          }
+          for (int way = 0; way < 5; ++way) {
+            cpu::PairwiseSpec spec{surrogate, {1.0, scale}, Algorithm::kSmooth};
+            spec.smooth_way = static_cast<cpu::SmoothWay>(way);
+            // The bins between two outliers would fill the memory.
+            if (spec.smooth_way == cpu::SmoothWay::kBins && kind >= 3 && kind <= 5) continue;
+            const int before = failures;
+            compare(c, spec, bound, largest[way]);
+            if (failures > before) {
+              std::printf("%s, surrogate %d, scale %g, channels %d, way %d, %zu bytes\n",
+                          kKinds[kind], static_cast<int>(surrogate), scale,
+                          static_cast<int>(channels), way, sizeof(T));
+            }
+          }
+        }
+      }
+    }
+  }
+  for (int way = 0; way < 5; ++way) std::printf("way %d: error %.2g\n", way, largest[way]);
+  if (small_cases) return;
+  // Several chunks of moments, of translations and of pages.
+  for (int kind : {0, 3, 5}) {
+    std::mt19937_64 random(9);
+    Case<T> c;
+    c.anchors = make_scores<T>(kind, 3, true, 1.0, random);
+    c.items = make_scores<T>(kind, 40000, false, 1.0, random);
+    for (int way : {0, 2, 3, 4}) {
+      cpu::PairwiseSpec spec{Surrogate::kLogistic, {1.0, 1.0}, Algorithm::kSmooth};
+      spec.smooth_way = static_cast<cpu::SmoothWay>(way);
+      if (spec.smooth_way == cpu::SmoothWay::kBins && kind != 0) continue;
+      compare(c, spec, bound, largest[way]);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  for_each_simd([](const char* name) {
+    std::printf("%s\n", name);
+    all_cases<float>(1e-6);
+    all_cases<double>(1e-12);
+  });
+  return report();
+}

@@ -1,0 +1,222 @@
+// P4 on CUDA: contrastive log sums and the fused step of the global contrastive losses, products by
+// cuBLAS through ATen on the current stream. Included by torch/cuda_ops.cpp only.
+#pragma once
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+
+#include "cuda/contrastive_step.h"
+#include "cuda/similarity.h"
+#include "torch/contrastive_inputs.h"
+#include "torch/cuda_common.h"
+
+namespace xrisk {
+
+template <class T>
+class CudaProducts final : public Products<T> {
+ public:
+  explicit CudaProducts(const at::Tensor& like)
+      : options_(like.options().dtype(c10::CppTypeToScalarType<T>::value)) {}
+
+  void multiply(const MatrixProduct<T>& p) const override {
+    if (p.m == 0 || p.n == 0) return;
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    at::Tensor c = view(p.c, p.m, p.n, p.c_stride, false);
+    const at::Tensor a = view(p.a, p.m, p.k, p.a_stride, p.a_transposed);
+    const at::Tensor b = view(p.b, p.k, p.n, p.b_stride, p.b_transposed);
+    if (p.add) {
+      at::addmm_out(c, c, a, b);
+    } else {
+      at::mm_out(c, a, b);
+    }
+  }
+
+ private:
+  at::Tensor view(const T* data, int64_t rows, int64_t columns, int64_t stride,
+                  bool transposed) const {
+    const at::IntArrayRef strides =
+        transposed ? at::IntArrayRef{1, stride} : at::IntArrayRef{stride, 1};
+    return at::for_blob(const_cast<T*>(data), {rows, columns})
+        .strides(strides)
+        .options(options_)
+        .target_device(options_.device())  // known: the driver is not asked for it
+        .make_tensor();
+  }
+
+  at::TensorOptions options_;
+};
+
+inline void debug_check_temperatures(const char* op, const at::Tensor& temperatures) {
+  if (!debugging() || temperatures.numel() == 0) return;
+  const double low = temperatures.min().item<double>(), high = temperatures.max().item<double>();
+  TORCH_CHECK_VALUE(low >= 1e-30 && std::isfinite(high), op,
+                    ": expected temperature >= 1e-30 and finite, got ", low);
+}
+
+inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs) {
+  if (!debugging() || !inputs.exclude.defined() || inputs.exclude.numel() == 0) return;
+  const int64_t low = inputs.exclude.min().item<int64_t>();
+  const int64_t high = inputs.exclude.max().item<int64_t>();
+  TORCH_CHECK_INDEX(low >= -1 && high < inputs.keys_count, op, ": expected exclude in [-1, ",
+                    inputs.keys_count, "), got ", low < -1 ? low : high);
+}
+
+// The problem, and the block of similarities that it works in.
+template <class T>
+cuda::Similarities<T> cuda_similarities_of(const ContrastiveInputs& inputs, at::Tensor& block) {
+  cuda::Similarities<T> problem;
+  problem.x = inputs.queries.const_data_ptr<T>();
+  problem.y = inputs.keys.const_data_ptr<T>();
+  problem.rows = inputs.count;
+  problem.columns = inputs.keys_count;
+  problem.width = inputs.width;
+  if (inputs.exclude.defined()) problem.exclude = inputs.exclude.const_data_ptr<int64_t>();
+  problem.exclusions = inputs.exclusions;
+  block = at::empty({std::min(problem.block_rows, problem.rows),
+                     std::min(problem.block_columns, problem.columns)},
+                    inputs.queries.options());
+  problem.block = block.mutable_data_ptr<T>();
+  return problem;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_rows_cuda(
+    const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& exclude) {
+  constexpr const char* kOp = "contrastive_log_sums";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(queries.device());
+  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude);
+  debug_check_temperatures(kOp, inputs.temperatures);
+  debug_check_exclude(kOp, inputs);
+  const auto empty = [&](at::ScalarType type) {
+    return at::empty({inputs.count}, inputs.queries.options().dtype(type));
+  };
+  at::Tensor log_means = empty(inputs.type), exponents = empty(inputs.type);
+  at::Tensor peaks = empty(inputs.type), masses = empty(inputs.type), inverses = empty(inputs.type);
+  at::Tensor sums = empty(at::kDouble), moments = empty(at::kDouble), block;
+  const cudaStream_t stream = stream_of(queries);
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs, block);
+    const cuda::ExpSums<T> rows{peaks.mutable_data_ptr<T>(), sums.mutable_data_ptr<double>(),
+                                moments.mutable_data_ptr<double>()};
+    T* inverse = inverses.mutable_data_ptr<T>();
+    const CudaProducts<T> products(inputs.queries);
+    C10_CUDA_CHECK(cuda::launch_inverse_temperatures(inputs.temperatures.const_data_ptr<double>(),
+                                                     inputs.temperatures.numel() != 1, inputs.count,
+                                                     inverse, stream));
+    C10_CUDA_CHECK(cuda::launch_similarity_sums(problem, inverse, rows, inverse, cuda::ExpSums<T>{},
+                                                products, stream));
+    C10_CUDA_CHECK(cuda::launch_log_means(problem, inverse, rows, log_means.mutable_data_ptr<T>(),
+                                          exponents.mutable_data_ptr<T>(),
+                                          masses.mutable_data_ptr<T>(), stream));
+  });
+  return {log_means, exponents, peaks, masses};
+}
+
+std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
+    const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& exclude, const at::Tensor& query_weights,
+    const at::Tensor& peaks, const at::Tensor& masses, bool for_queries, bool for_keys) {
+  constexpr const char* kOp = "contrastive_log_sums_gradients";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(queries.device());
+  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude);
+  check_per_query(kOp, inputs, query_weights, peaks, masses);
+  at::Tensor dq = empty_gradient(inputs.queries, for_queries);
+  at::Tensor dk = empty_gradient(inputs.keys, for_keys);
+  const at::Tensor upstream = contiguous_as(query_weights, inputs.type);
+  const at::Tensor row_peaks = contiguous_as(peaks, inputs.type);
+  const at::Tensor row_masses = contiguous_as(masses, inputs.type);
+  at::Tensor inverses = at::empty_like(row_peaks), weights = at::empty_like(row_peaks);
+  at::Tensor shifts = at::empty_like(row_peaks), block;
+  const cudaStream_t stream = stream_of(queries);
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs, block);
+    T* inverse = inverses.mutable_data_ptr<T>();
+    const CudaProducts<T> products(inputs.queries);
+    C10_CUDA_CHECK(cuda::launch_inverse_temperatures(inputs.temperatures.const_data_ptr<double>(),
+                                                     inputs.temperatures.numel() != 1, inputs.count,
+                                                     inverse, stream));
+    C10_CUDA_CHECK(cuda::launch_log_mean_weights(
+        upstream.const_data_ptr<T>(), inverse, row_masses.const_data_ptr<T>(), inputs.count,
+        weights.mutable_data_ptr<T>(), shifts.mutable_data_ptr<T>(), stream));
+    const cuda::PairWeights<T> rows{inverse, row_peaks.const_data_ptr<T>(),
+                                    shifts.const_data_ptr<T>(), weights.const_data_ptr<T>()};
+    C10_CUDA_CHECK(cuda::launch_similarity_gradients(
+        problem, rows, cuda::PairWeights<T>{}, false,
+        for_queries ? dq.mutable_data_ptr<T>() : nullptr,
+        for_keys ? dk.mutable_data_ptr<T>() : nullptr, products, stream));
+  });
+  return {dq, dk};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
+    const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
+    const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
+    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
+    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient) {
+  constexpr const char* kOp = "contrastive_step_";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(view1.device());
+  const ContrastiveStepInputs inputs = check_contrastive_step(
+      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal);
+  const at::Tensor gammas = device_number(gamma, view1, kOp, "gamma");
+  const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
+  const at::Tensor steps = device_number(eta, view1, kOp, "eta");
+  debug_check_gamma(kOp, gammas);
+  debug_check_temperatures(kOp, tau);
+  if (state.has_value()) debug_check_range(kOp, inputs.ids, inputs.rows);
+  const auto options = inputs.view1.options();
+  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
+  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
+  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
+      using State = decltype(state_zero);
+      cuda::ContrastiveStep<T, State> call;
+      call.bimodal = bimodal;
+      call.batch = inputs.batch;
+      call.width = inputs.width;
+      call.view1 = inputs.view1.const_data_ptr<T>();
+      call.view2 = inputs.view2.const_data_ptr<T>();
+      call.normalize = normalize;
+      if (state.has_value()) call.index = inputs.ids.const_data_ptr<int64_t>();
+      call.state = state_rows<State>(state, update_state);
+      call.temperatures = state_rows<State>(state_temperature, update_state);
+      call.momenta = state_rows<State>(state_momentum, update_state);
+      call.rows = inputs.rows;
+      call.write_state = update_state;
+      call.gamma = gammas.const_data_ptr<double>();
+      call.temperature = tau.const_data_ptr<double>();
+      call.eta = steps.const_data_ptr<double>();
+      call.options = {rho, epsilon, temperature_weighted};
+      call.per_view = per_view;
+      call.relative = relative;
+      call.beta = beta;
+      call.lowest = lowest;
+      call.highest = highest;
+      call.embeddings = embeddings.mutable_data_ptr<T>();
+      call.value = value.mutable_data_ptr<T>();
+      call.temperature_slope = slope.mutable_data_ptr<T>();
+      call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+      const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
+      const at::Tensor space = workspace_like(view1, bytes);
+      C10_CUDA_CHECK(cuda::launch_contrastive_step(
+          call, CudaProducts<T>(view1), space.mutable_data_ptr(), bytes, stream_of(view1)));
+    });
+  });
+  if (update_state) bump_states(state, state_temperature, state_momentum);
+  return {value, gradient, slope};
+}
+
+}  // namespace xrisk

@@ -1,0 +1,86 @@
+// The step of the contrastive losses without state on the CPU: value and gradients, one product for
+// both directions.
+// Included by torch/pairwise.cpp only.
+#pragma once
+
+#include <cmath>
+
+#include "torch/contrastive_ops.h"
+
+namespace xrisk {
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& view1,
+                                                             const at::Tensor& view2,
+                                                             const at::Tensor& temperature,
+                                                             const std::optional<at::Tensor>& alpha,
+                                                             bool bimodal, bool flat,
+                                                             bool normalize, bool needs_gradient) {
+  constexpr const char* kOp = "info_nce_step";
+  const NoAutocast no_autocast;
+  const ContrastiveStepInputs inputs = check_contrastive_step(
+      kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt, std::nullopt, bimodal);
+  const double tau = scalar_value(temperature, kOp, "temperature");
+  TORCH_CHECK_VALUE(tau >= 1e-30 && std::isfinite(tau), kOp,
+                    ": expected temperature >= 1e-30 and finite, got ", tau);
+  InfoNce loss;
+  loss.flat = flat;
+  // The fused step takes the mean over samples and the sum over views of one modality.
+  loss.share = bimodal ? 1.0 : 0.5;
+  const double negatives = static_cast<double>((bimodal ? 1 : 2) * (inputs.batch - 1));
+  const double equivalent = alpha.has_value() ? scalar_value(*alpha, kOp, "alpha") : negatives;
+  TORCH_CHECK_VALUE(!alpha.has_value() || (equivalent > 0 && std::isfinite(equivalent)), kOp,
+                    ": expected alpha > 0 and finite, got ", equivalent);
+  loss.log_alpha = std::log(equivalent);
+  const auto options = inputs.view1.options();
+  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
+  at::Tensor gradient =
+      at::empty(needs_gradient ? embeddings.sizes() : at::IntArrayRef({0}), options);
+  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::ContrastiveStep<T, float> call;
+    call.bimodal = bimodal;
+    call.batch = inputs.batch;
+    call.width = inputs.width;
+    call.view1 = inputs.view1.const_data_ptr<T>();
+    call.view2 = inputs.view2.const_data_ptr<T>();
+    call.normalize = normalize;
+    call.temperature = tau;
+    call.info_nce = &loss;
+    call.per_view = true;
+    call.relative = true;
+    call.embeddings = embeddings.mutable_data_ptr<T>();
+    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+    const cpu::ContrastiveResult result =
+        cpu::contrastive_step(call, {}, AtenProducts<T>(), AtenExecutor());
+    *value.mutable_data_ptr<T>() = static_cast<T>(result.value);
+    *slope.mutable_data_ptr<T>() = static_cast<T>(result.temperature_slope);
+  });
+  return {value, gradient, slope};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(
+    const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& alpha, bool bimodal, bool flat, bool normalize,
+    bool needs_gradient) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("xrisk_ext::info_nce_step", "")
+                             .typed<decltype(info_nce_step)>();
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> result;
+  at::Tensor first, second;
+  {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    result = op.call(view1, view2, temperature, alpha, bimodal, flat, normalize, needs_gradient);
+    if (!needs_gradient) return result;
+    first = std::get<1>(result).select(0, 0);
+    second = std::get<1>(result).select(0, 1);
+  }
+  const bool wanted = view1.requires_grad() || view2.requires_grad() || temperature.requires_grad();
+  if (!wanted || !at::GradMode::is_enabled()) return result;
+  attach_gradients(
+      {{view1, first}, {view2, second}, {temperature, std::get<2>(result).view_as(temperature)}},
+      std::get<0>(result));
+  return result;
+}
+
+}  // namespace xrisk

@@ -1,0 +1,122 @@
+"""The contrastive ops on a GPU: agreement with the CPU, no wait for the device, graphs.
+
+Skipped as test_cuda.py is; the kernels' own source runs in CI without a GPU: csrc/simt.
+"""
+
+import pytest
+import torch
+from contrastive_helpers import LEARNED, Views, buffers, each_kind, make, make_views, step
+from helpers import randn
+from loss_helpers import bits_equal
+from torch import Tensor
+
+import xrisk_ext as xr
+from xrisk_ext import _C
+
+pytestmark = pytest.mark.skipif(
+    not (_C.build_info()["cuda"] and torch.cuda.is_available()),
+    reason="NOT RUN: no GPU, or a build without CUDA kernels",
+)
+
+
+def near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    finite = expected.isfinite()
+    assert bool((actual.cpu().isfinite() == finite).all())
+    size = float(expected[finite].abs().max()) if bool(finite.any()) else 0.0
+    torch.testing.assert_close(
+        actual.cpu().double(),
+        expected.double(),
+        rtol=tolerance,
+        atol=tolerance * size,
+        equal_nan=True,
+    )
+
+
+def on_gpu(views: Views) -> Views:
+    return Views(*(t.cuda() for t in views))
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_agrees_with_the_cpu(kind: str, dtype: torch.dtype) -> None:
+    tolerance = 2e-4 if dtype == torch.float32 else 1e-9
+    cpu, gpu = (make(kind, 3000, state_dtype=torch.float64) for _ in "12")
+    gpu = gpu.cuda()
+    # the last is larger than a block of similarities
+    for seed, size in ((0, 7), (10, 40), (20, 1), (30, 2300)):
+        views = make_views(seed, size=size, width=24, dtype=dtype)
+        expected, actual = step(cpu, views), step(gpu, on_gpu(views))
+        for a, e in zip(actual[:3], expected[:3], strict=True):
+            near(a, e, tolerance)
+        if kind in LEARNED:
+            near(actual[3], expected[3], tolerance)
+        for a, e in zip(buffers(gpu), buffers(cpu), strict=True):
+            near(a, e, tolerance)
+
+
+@each_kind
+def test_what_is_not_finite_leaves_the_state_alone(kind: str) -> None:
+    loss = make(kind).cuda()
+    step(loss, on_gpu(make_views(0)))
+    before, views = buffers(loss), make_views(1)
+    views.second[2, 1] = float("nan")
+    value, first, second, _ = step(loss, on_gpu(views))
+    assert bool(value.isnan())
+    assert bool(first.isnan().all() and second.isnan().all())
+    assert all(bits_equal(a, b) for a, b in zip(buffers(loss), before, strict=True))
+
+
+@each_kind
+def test_a_step_is_captured_and_does_not_wait(kind: str) -> None:
+    captured, plain = make(kind).cuda(), make(kind).cuda()
+    views = on_gpu(make_views(0, size=30, width=16, dtype=torch.float32))
+    first = views.first.clone().requires_grad_()
+
+    def train(loss: torch.nn.Module) -> Tensor:
+        first.grad = None
+        value = loss(first, views.second, views.index)
+        value.backward()
+        return value.detach()  # type: ignore[no-any-return]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            train(captured)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train(captured)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    captured.reset_state()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = train(captured)
+    captured.reset_state()
+    for gamma in (1.0, 0.3):
+        captured.gamma = plain.gamma = gamma  # a captured step sees the new value
+        graph.replay()
+        assert first.grad is not None
+        gradient = first.grad.clone()
+        near(value, train(plain).cpu(), 1e-6)
+        assert first.grad is not None
+        near(gradient, first.grad.cpu(), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_log_sums_agree_with_the_cpu(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = randn(2100, 20, seed=1).to(dtype), randn(2500, 20, seed=2).to(dtype)
+    tau, exclude = torch.rand(2100) + 0.5, torch.randint(-1, 2500, (2100, 2), generator=generator)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.to(device).requires_grad_() for t in (q, k, tau)]
+        value = xr.ops.contrastive_log_sums(
+            leaves[0], leaves[1], temperature=leaves[2], exclude=exclude.to(device)
+        )
+        results.append([value.detach(), *torch.autograd.grad(value.sum(), leaves)])
+    tolerance = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 1e-2}[dtype]
+    for expected, actual in zip(*results, strict=True):
+        near(actual, expected, tolerance)

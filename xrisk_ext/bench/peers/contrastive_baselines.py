@@ -1,0 +1,100 @@
+"""The contrastive baselines: ours, what one writes in PyTorch, and pytorch-metric-learning's.
+
+The others hold a matrix of similarities, several copies of it with autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import xrisk_ext
+from xrisk_ext.bench import truth
+from xrisk_ext.bench.peers import PAIRS_HELD, UnavailableError, peer
+from xrisk_ext.bench.peers.ours import check_device
+from xrisk_ext.bench.race import Contestant
+from xrisk_ext.testing.baseline_cases import TEMPERATURE, BaselineInputs
+
+WORK = "contrastive_baselines"
+
+
+def _zero(inputs: BaselineInputs) -> None:
+    inputs.view1.grad = inputs.view2.grad = None
+
+
+def _error(inputs: BaselineInputs) -> float:
+    return truth.baseline_error(inputs, inputs.view1.grad, inputs.view2.grad, TEMPERATURE)
+
+
+@peer(WORK, "ours")
+def ours(inputs: BaselineInputs) -> Contestant:
+    check_device(inputs.view1)
+    options = {"dim": inputs.queue.shape[1], "queue_size": len(inputs.queue)}
+    kind = getattr(xrisk_ext, f"{inputs.loss}Loss")
+    loss_fn = kind(temperature=TEMPERATURE, **(options if len(inputs.queue) else {}))
+    loss_fn = loss_fn.to(inputs.view1.device)
+    labels = (inputs.labels,) if inputs.loss == "SupCon" else ()
+
+    def reset() -> None:
+        if len(inputs.queue):
+            loss_fn.queue.copy_(inputs.queue)
+
+    def call() -> None:
+        _zero(inputs)
+        loss_fn(inputs.view1, inputs.view2, *labels).backward()
+
+    reset()
+    return Contestant("ours", call, reset, lambda: _error(inputs))
+
+
+def _plain(a: Tensor, b: Tensor, inputs: BaselineInputs) -> Tensor:
+    """The loss of unit rows, in the dtype that they have."""
+    here = torch.arange(len(a), device=a.device)
+    if inputs.loss == "CLIP":
+        logits = a @ b.T / TEMPERATURE
+        return (F.cross_entropy(logits, here) + F.cross_entropy(logits.T, here)) / 2
+    if inputs.loss == "MoCo":
+        key = b.detach()
+        positive = (a * key).sum(1, keepdim=True)
+        logits = torch.cat((positive, a @ inputs.queue.T), 1) / TEMPERATURE
+        return F.cross_entropy(logits, torch.zeros_like(here))
+    z = torch.cat((a, b))
+    logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+    if inputs.loss == "NTXent":
+        return F.cross_entropy(logits, torch.cat((here + len(a), here)))
+    labels = inputs.labels.repeat(2)
+    same = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
+    means = torch.where(same, logits, 0.0).sum(1) / same.sum(1)
+    return (logits.logsumexp(1) - means).mean()
+
+
+@peer(WORK, "eager", max_pairs=PAIRS_HELD)
+def eager(inputs: BaselineInputs) -> Contestant:
+    def call() -> None:
+        _zero(inputs)
+        a, b = F.normalize(inputs.view1, dim=1), F.normalize(inputs.view2, dim=1)
+        _plain(a, b, inputs).backward()
+
+    return Contestant("eager", call, error=lambda: _error(inputs))
+
+
+@peer(WORK, "metric_learning", max_pairs=PAIRS_HELD)
+def metric_learning(inputs: BaselineInputs) -> Contestant | None:
+    if inputs.loss not in ("NTXent", "SupCon"):
+        return None
+    try:
+        from pytorch_metric_learning import losses
+    except ImportError as error:
+        raise UnavailableError(str(error)) from error
+    loss_fn = getattr(losses, f"{inputs.loss}Loss")(temperature=TEMPERATURE)
+    labels = inputs.labels
+    if inputs.loss == "NTXent":
+        labels = torch.arange(len(labels), device=labels.device)
+    labels = labels.repeat(2)
+
+    def call() -> None:
+        _zero(inputs)
+        loss_fn(torch.cat((inputs.view1, inputs.view2)), labels).backward()
+
+    return Contestant("metric_learning", call, error=lambda: _error(inputs))

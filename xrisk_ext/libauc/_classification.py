@@ -1,0 +1,81 @@
+"""Cross entropy, focal loss, and extreme classification."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from xrisk_ext import losses
+from xrisk_ext.libauc._arguments import column, device_of
+from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.state import MovingAverage
+
+Device = torch.device | str | None
+
+
+class CrossEntropyLoss(nn.Module):
+    """LibAUC's ``CrossEntropyLoss``: PyTorch's, of logits."""
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        scores = column(y_pred)
+        return binary_cross_entropy_with_logits(scores, column(y_true).to(scores.dtype))
+
+
+class FocalLoss(losses.FocalLoss):
+    """LibAUC's ``FocalLoss``: the losses of all entries share the mean of their class weights.
+
+    There ``alpha`` is the weight of the negatives.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2, device: Device = None) -> None:
+        super().__init__(alpha=0.5, gamma=gamma)
+        self.alpha = float(alpha)
+        self.to(device_of(device))
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:  # type: ignore[override]
+        scores, labels = column(y_pred), column(y_true)
+        positives = (labels > 0).to(torch.float32).mean().nan_to_num()
+        share = positives * (1 - self.alpha) + (1 - positives) * self.alpha
+        return 2 * share * super().forward(scores, labels)  # both classes weigh 1/2 there
+
+
+class EntLossClassification(nn.Module):
+    """LibAUC's ``EntLossClassification`` (SCENT, or SOX), of logits less that of the true class."""
+
+    def __init__(
+        self,
+        data_size: int,
+        alpha: float = 10.0,
+        gamma: float = 0.9,
+        is_scent: bool = True,
+        alpha_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.data_size = data_size
+        self.alpha = alpha
+        self.gamma_orig = gamma
+        self.gamma: float = gamma
+        self.is_scent = is_scent
+        self.alpha_multiplier = alpha_multiplier
+        self.state = MovingAverage((data_size,), log=True)
+
+    def adjust_gamma(self, epoch: int, max_epoch: int) -> None:
+        """The cosine schedule of SOX, as published."""
+        if not self.is_scent:
+            share = 0.5 * (1.0 + math.cos(epoch / max_epoch * math.pi))
+            self.gamma = self.gamma_orig + (1.0 - self.gamma_orig) * share
+
+    def forward(self, logits: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        state = self.state.value
+        index = indices.reshape(-1).to(state.device)
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        sums = torch.logsumexp(logits.to(dtype), dim=-1) - math.log(logits.shape[1] - 1)
+        observed = sums.detach().to(state.device)
+        old = state[index]
+        if self.is_scent:  # the step size of a proximal point method, an entry
+            gamma = torch.sigmoid(self.alpha + self.alpha_multiplier * old.double())
+        else:
+            gamma = torch.full_like(old, self.gamma, dtype=torch.float64)
+        nu = moving_average_update_(state, index, observed, gamma, log=True)
+        return {"loss": torch.exp(sums - nu.to(sums.device)).mean()}

@@ -1,0 +1,80 @@
+"""The rows of a batch that a process computes: all, or its own where processes share the batch.
+
+A loss over embeddings is written once, for its own rows against the keys of all, in
+``forward_rows(rows, ...)``. ``forward`` passes `WHOLE_BATCH`; `xrisk_ext.distributed` passes what
+gathers and sums over processes.
+"""
+
+import torch
+from torch import Tensor
+
+from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.state import copy_of_rows, row_dimension
+
+
+class WholeBatch:
+    """One process: its rows are the batch."""
+
+    is_whole = True
+    offset = 0
+    """Where the own rows begin among those of all processes."""
+
+    def count(self, own: int) -> int:
+        """How many rows all processes have, of whom this one has `own`."""
+        return own
+
+    def gather(self, *embeddings: Tensor) -> tuple[Tensor, ...]:
+        """The rows of all processes. What each does with them adds up in the gradient."""
+        return embeddings
+
+    def gather_constants(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The rows of all processes, without a gradient."""
+        return tuple(t.detach() for t in tensors)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of what every process found for its own rows."""
+        return value
+
+    def shared(self, parameter: Tensor) -> Tensor:
+        """A parameter of the loss, whose gradient every process has a part of."""
+        return parameter
+
+    def update(
+        self,
+        state: Tensor,
+        index: Tensor,
+        values: Tensor,
+        gamma: float | Tensor,
+        *,
+        log: bool = True,
+        write: bool,
+    ) -> Tensor:
+        """What the state stores for the own rows, duplicate ids of all averaged.
+
+        Shapes: state ``[N]`` or ``[S, N]``, index ``[B]``, values and result ``[B]`` or ``[S, B]``,
+        gamma a number or one per row. With ``write=False`` the state is read only.
+        """
+        if not write:
+            state, index = copy_of_rows(state, index)
+        return update_sides(state, index, values, gamma, log)
+
+    def read(self, state: Tensor, index: Tensor) -> Tensor:
+        """The state's rows of the own ids."""
+        return state.index_select(row_dimension(state), index)
+
+
+def update_sides(
+    state: Tensor, index: Tensor, values: Tensor, gamma: float | Tensor, log: bool
+) -> Tensor:
+    """The update of a state ``[N]`` or, side by side, ``[S, N]``."""
+    if state.dim() == 1:
+        return moving_average_update_(state, index, values, gamma, log=log)
+    return torch.stack(
+        [
+            moving_average_update_(side, index, of_side, gamma, log=log)
+            for side, of_side in zip(state, values, strict=True)
+        ]
+    )
+
+
+WHOLE_BATCH = WholeBatch()

@@ -1,0 +1,87 @@
+"""The named cases of the contrastive baselines; see cases.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xrisk_ext.testing.case import SEED, Case, Limit
+
+TEMPERATURE = 0.1
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class BaselineCase(Case):
+    """Two views' embeddings -> a contrastive loss of the literature, and their gradients."""
+
+    work: ClassVar[str] = "contrastive_baselines"
+    loss: str  # a class of xrisk_ext, less "Loss"
+    batch: int
+    dimension: int = 256
+    queue: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.loss}, B={self.batch}" + (f", queue {self.queue}" if self.queue else "")
+
+    @property
+    def quick(self) -> bool:
+        return self.batch == 256 and not self.queue
+
+    @property
+    def pairs(self) -> int:
+        if self.queue:
+            return self.batch * self.queue
+        return self.batch**2 * (1 if self.loss == "CLIP" else 4)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return {"batch": self.batch, "loss": self.loss}
+
+    def inputs(self) -> BaselineInputs:
+        generator = torch.Generator().manual_seed(SEED)
+        shape = (self.batch, self.dimension)
+        view1 = torch.randn(shape, generator=generator)
+        view2 = view1 + torch.randn(shape, generator=generator)
+        labels = torch.randint(CLASSES, (self.batch,), generator=generator)
+        queue = torch.randn(self.queue, self.dimension, generator=generator)
+        queue = torch.nn.functional.normalize(queue, dim=1)
+        return BaselineInputs(
+            view1.requires_grad_(), view2.requires_grad_(), labels, queue, self.loss
+        )
+
+    def limit(self) -> Limit:
+        """The similarities once, and a product for each gradient of a pair.
+
+        Of symmetric similarities half are products, and both gradients are one product; a queue
+        gets no gradient.
+        """
+        products = {"CLIP": 4, "MoCo": 2}.get(self.loss, 1.5)
+        embeddings = 4 * self.dimension * (4 * self.batch + self.queue)
+        return Limit(embeddings, products * self.pairs * self.dimension)
+
+
+class BaselineInputs(NamedTuple):
+    view1: Tensor  # [B, D] float32, requires grad
+    view2: Tensor  # [B, D] float32, requires grad
+    labels: Tensor  # [B] int64, of SupCon
+    queue: Tensor  # [K, D] float32 unit rows, of MoCo; K may be 0
+    loss: str
+
+
+BASELINES = [
+    BaselineCase("NTXent", 128),
+    BaselineCase("NTXent", 256),
+    BaselineCase("NTXent", 1024),
+    BaselineCase("NTXent", 2048),
+    BaselineCase("SupCon", 256),
+    BaselineCase("SupCon", 1024),
+    BaselineCase("CLIP", 256),
+    BaselineCase("CLIP", 1024),
+    BaselineCase("CLIP", 4096),
+    BaselineCase("MoCo", 256, dimension=128, queue=65536),
+]
