@@ -38,7 +38,7 @@ def largest_error(function, coefficients: list[mpf]) -> mpf:
 
 def main() -> None:
     print("// Written by csrc/tools/fit_scan.py. sum_k c_k q^k, k = 1 .. K, for q = exp(-|z|).")
-    print("#pragma once\n\nnamespace xrisk::cpu {\n")
+    print("#pragma once\n\nnamespace xrisk::cpu::XRISK_ISA {\n")
     print("template <int kTerms>\nstruct ScanFit;")
     for terms in (16, 24):
         print(f"\ntemplate <>\nstruct ScanFit<{terms}> {{")
@@ -51,7 +51,7 @@ def main() -> None:
                 print(f"      {mp.nstr(c, 18)},")
             print("  };")
         print("};")
-    print("\n}  // namespace xrisk::cpu")
+    print("\n}  // namespace xrisk::cpu::XRISK_ISA")
 
 
 if __name__ == "__main__":
