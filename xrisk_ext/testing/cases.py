@@ -19,7 +19,6 @@ from xrisk_ext.testing.baseline_cases import BASELINES
 from xrisk_ext.testing.case import SEED
 from xrisk_ext.testing.case import Case as Case
 from xrisk_ext.testing.case import Limit as Limit
-from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.contrastive_cases import CONTRASTIVE
 from xrisk_ext.testing.libauc_cases import LIBAUC
 from xrisk_ext.testing.listwise_cases import LISTS
