@@ -26,11 +26,18 @@ LAYERS = {
 # the one door from kernels to the shim that runs them on the host
 MAY_ALSO_INCLUDE = {"cuda/platform.h": {"simt"}}
 HOST_INTERFACES = (
+    "contrastive_step.h",
     "entrywise.h",
+    "listwise_step.h",
     "moving_average.h",
     "pairs.h",
+    "partial_auc_step.h",
+    "partial_pairs.h",
+    "ranking_step.h",
     "score_step.h",
+    "similarity.h",
     "surrogate_values.h",
+    "topk.h",
 )
 CUDA_HEADERS = {name: ("cuda_runtime_api.h",) for name in HOST_INTERFACES} | {
     "platform.h": ("cuda_runtime.h",),
