@@ -29,6 +29,7 @@ HOST_INTERFACES = (
     "entrywise.h",
     "moving_average.h",
     "pairs.h",
+    "ranking_step.h",
     "score_step.h",
     "surrogate_values.h",
 )
