@@ -201,7 +201,7 @@ def test_a_simd_variant_exports_nothing_weak() -> None:
 
 
 def test_the_reference_stands_alone() -> None:
-    allowed = ("torch", "math", "typing", "collections", "xrisk_ext.reference")
+    allowed = ("torch", "math", "typing", "collections", "itertools", "xrisk_ext.reference")
     for path in python_files(PACKAGE / "reference"):
         for module in imports(path):
             assert within(module, *allowed), f"{path} imports {module}"
@@ -255,7 +255,11 @@ def test_the_extra_test_lists_what_the_tests_import() -> None:
     assert extra
     listed = set(re.findall(r'"([\w-]+)', extra.group(1)))
     tests = python_files(ROOT / "python_tests")
-    local = {"xrisk_ext", "benchmarks", *(path.stem for path in tests)}
+    local = {
+        "xrisk_ext",
+        "benchmarks",
+        *(p.stem for p in (*tests, *python_files(ROOT / "examples"))),
+    }
     # the benchmarks' peers are optional: the extra `bench` has them
     package = [p for p in python_files(PACKAGE) if folder_of(p) != "bench"]
     modules = {m.split(".")[0] for p in (*tests, *package) for m in imports(p)}

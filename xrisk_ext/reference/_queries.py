@@ -1,6 +1,5 @@
 """Scores of many queries, padded or ragged, brought to one form: a list of items per query."""
 
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -45,7 +44,8 @@ def iterate_queries(
         bounds = [row * scores.shape[1] for row in range(scores.shape[0] + 1)]
     else:
         bounds = offsets.tolist()
-    for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
+    for number in range(len(bounds) - 1):
+        begin, end = bounds[number], bounds[number + 1]
         places = begin + present[begin:end].nonzero()[:, 0]
         relevant = (y[places] > 0).nonzero()[:, 0]
         yield Query(number, places, h[places], y[places], w[places], relevant)

@@ -5,7 +5,7 @@ deep learning with provable convergence (ICML 2022).
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from ._queries import Query, Size, checked_rows, size_of
 from .moving_average import moving_average_update_
 
 
-@dataclass
-class TopK:
+class TopK(NamedTuple):
     """What K-SONG adds. `thresholds` and `curvatures` [num_queries] are updated in place; None, or
     `solve`: the smoothed problem is solved on the query's items.
     """
@@ -34,8 +33,7 @@ class TopK:
     published: bool = False  # psi' without its factor alpha, dlambda/dh without its cap
 
 
-@dataclass
-class Threshold:
+class Threshold(NamedTuple):
     """Of one query: psi of the relevant items, its slope, and dlambda/dh of all items."""
 
     psi: Tensor  # [P]

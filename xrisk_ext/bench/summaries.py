@@ -1,0 +1,325 @@
+"""The summary of each kind of work: one row a race, ours against its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xrisk_ext.bench.cells import (
+    Race,
+    Table,
+    error_cell,
+    median_ms,
+    megabytes,
+    of_limit,
+    ratio,
+    time_range,
+    without_empty,
+)
+
+Summary = Callable[[list[Race]], Table]
+
+
+def _average_precision(races: list[Race]) -> Table:
+    head = ["batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours", "eager/ours"]
+    head += ["eager_dense/ours", "eager_sorted/ours", "autograd/ours", "compiled eager/ours"]
+    head += ["compiled autograd/ours", "floor ms", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                ratio(race, "libauc"),
+                ratio(race.get("under_o"), "libauc"),
+                ratio(race, "eager"),
+                ratio(race, "eager_dense"),
+                ratio(race, "eager_sorted"),
+                ratio(race, "autograd_eager"),
+                ratio(race, "compiled_eager"),
+                ratio(race, "compiled_autograd"),
+                median_ms(race, "empty_function"),
+                megabytes(race, "ours"),
+                megabytes(race, "libauc"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _moving_average(races: list[Race]) -> Table:
+    head = ["rows", "ours ms", "ours ns/row", "error", "of limit", "eager ms", "eager error"]
+    head += ["eager/ours", "eager_unique/ours"]
+    rows = []
+    for race in races:
+        ours, eager = race["contestants"]["ours"], race["contestants"].get("eager")
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['rows']:.2f}",
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                median_ms(race, "eager"),
+                error_cell(eager["error"]) if eager else "-",
+                ratio(race, "eager"),
+                ratio(race, "eager_unique"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _pairwise_sums(races: list[Race]) -> Table:
+    named = dict.fromkeys(n for race in races for n in race["contestants"] if n != "auto")
+    head = ["case", "auto ms", "error", "of limit", "best", "auto/best"]
+    head += [f"{name} ms" for name in named]
+    rows, worst = [], []
+    for race in races:
+        if "fastest_rival" not in race:  # no other algorithm was asked for
+            continue
+        auto, best = race["contestants"]["auto"], race["fastest_rival"]
+        worst.append((best["ratio"]["median"], race["case"]))
+        rows.append(
+            [
+                race["case"],
+                time_range(auto["ms"]),
+                error_cell(auto["error"]),
+                of_limit(race, "auto"),
+                best["name"],
+                time_range(best["ratio"]),
+                *(median_ms(race, name) for name in named),
+            ]
+        )
+    head, rows = without_empty(head, rows)
+    if worst:
+        middle = statistics.median(r for r, _ in worst)
+        rows.append(
+            [f"worst auto/best {max(worst)[0]:.2f} at {max(worst)[1]}; median {middle:.2f}"]
+        )
+    return head, rows
+
+
+def _scaling(races: list[Race]) -> Table:
+    head = ["pairs", "smooth ms", "error", "of limit", "sort ms", "direct ms", "eager ms"]
+    head += ["direct/smooth", "eager/smooth", "eager error"]
+    rows = []
+    for race in races:
+        ours, eager = race["contestants"]["smooth"], race["contestants"].get("eager")
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "smooth"),
+                *(median_ms(race, name) for name in ("sort", "direct", "eager")),
+                ratio(race, "direct"),
+                ratio(race, "eager"),
+                error_cell(eager["error"]) if eager else "-",
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _retrieval(races: list[Race]) -> Table:
+    peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
+    head = ["case", "ours ms", "error", *(f"{name}/ours" for name in peers)]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        ratios = [ratio(race, name) for name in peers]
+        rows.append([race["case"], time_range(ours["ms"]), error_cell(ours["error"]), *ratios])
+    return head, rows
+
+
+def _baselines(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
+    head += ["ours MB", "eager MB", "metric_learning MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                ratio(race, "eager"),
+                ratio(race, "metric_learning"),
+                *(megabytes(race, name) for name in ("ours", "eager", "metric_learning")),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _partial_auc(races: list[Race]) -> Table:
+    head = ["rule and batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                ratio(race, "libauc"),
+                ratio(race.get("under_o"), "libauc"),
+                ratio(race, "eager"),
+                megabytes(race, "ours"),
+                megabytes(race, "libauc"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _ndcg(races: list[Race]) -> Table:
+    head = ["step", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                ratio(race, "libauc"),
+                ratio(race, "eager"),
+                ratio(race, "compiled_eager"),
+                megabytes(race, "ours"),
+                megabytes(race, "libauc"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _sort(races: list[Race]) -> Table:
+    head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "torch/ours"]
+    head += ["numpy values/ours", "numpy argsort/ours"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['size']:.2f}",
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                ratio(race, "torch"),
+                ratio(race, "numpy_values"),
+                ratio(race, "numpy_argsort"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _metrics(races: list[Race]) -> Table:
+    head = ["metric", "ours ms", "error", "of limit", "scikit-learn ms", "scikit-learn error"]
+    head += ["scikit-learn/ours", "ours MB", "scikit-learn MB"]
+    rows = []
+    for race in races:
+        ours, theirs = race["contestants"]["ours"], race["contestants"].get("sklearn")
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                median_ms(race, "sklearn"),
+                error_cell(theirs["error"]) if theirs else "-",
+                ratio(race, "sklearn"),
+                megabytes(race, "ours"),
+                megabytes(race, "sklearn"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _selection(races: list[Race]) -> Table:
+    head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "kthvalue/ours"]
+    head += ["NumPy partition/ours", "topk/ours", "sort/ours", "smooth ms", "smooth/ours"]
+    head += ["smooth error"]
+    rows = []
+    for race in races:
+        ours, smooth = race["contestants"]["ours"], race["contestants"].get("ours_smooth")
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                f"{ours['ms']['median'] * 1e6 / race['size']:.2f}",
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                ratio(race, "kthvalue"),
+                ratio(race, "numpy_partition"),
+                ratio(race, "topk"),
+                ratio(race, "sort"),
+                median_ms(race, "ours_smooth"),
+                ratio(race, "ours_smooth"),
+                error_cell(smooth["error"]) if smooth else "-",
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _libauc(races: list[Race]) -> Table:
+    head = ["loss", "ours ms", "error", "LibAUC error", "LibAUC/ours", "LibAUC -O/ours"]
+    head += ["ours MB", "LibAUC MB"]
+    rows = []
+    for race in races:
+        ours, theirs = race["contestants"]["ours"], race["contestants"].get("libauc")
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                error_cell(theirs["error"]) if theirs else "-",
+                ratio(race, "libauc"),
+                ratio(race.get("under_o"), "libauc"),
+                megabytes(race, "ours"),
+                megabytes(race, "libauc"),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+def _contrastive(races: list[Race]) -> Table:
+    head = ["case", "ours ms", "error", "of limit", "LibAUC/ours", "eager/ours"]
+    head += ["compiled eager/ours", "ours MB", "LibAUC MB", "eager MB"]
+    rows = []
+    for race in races:
+        ours = race["contestants"]["ours"]
+        rows.append(
+            [
+                race["case"],
+                time_range(ours["ms"]),
+                error_cell(ours["error"]),
+                of_limit(race, "ours"),
+                *(ratio(race, name) for name in ("libauc", "eager", "compiled_eager")),
+                *(megabytes(race, name) for name in ("ours", "libauc", "eager")),
+            ]
+        )
+    return without_empty(head, rows)
+
+
+# A kind of work without a summary still gets the full table.
+SUMMARIES: dict[str, Summary] = {
+    "average_precision": _average_precision,
+    "moving_average": _moving_average,
+    "pairwise_sums": _pairwise_sums,
+    "retrieval_average_precision": _retrieval,
+    "contrastive_baselines": _baselines,
+    "partial_auc": _partial_auc,
+    "ndcg": _ndcg,
+    "listwise": _retrieval,
+    "sort": _sort,
+    "metrics": _metrics,
+    "libauc": _libauc,
+    "scaling": _scaling,
+    "selection": _selection,
+    "global_contrastive": _contrastive,
+    "bimodal_global_contrastive": _contrastive,
+}
