@@ -274,7 +274,7 @@ def test_the_truth_of_the_races_is_the_reference(bimodal: bool) -> None:
     views = Views(inputs.first, inputs.second, torch.arange(7))
     kinds = ["bimodal"] if bimodal else ["sogclr", "per_view"]
     for kind in kinds:
-        loss = make(kind, temperature=inputs.temperature)
+        loss = make(kind, temperature=inputs.temperature, state_dtype=torch.float64)
         _, *expected = Truth(loss).step(views)
         actual = first_gradients(inputs, kind == "per_view")
         for a, e in zip(actual, expected, strict=False):
