@@ -5,12 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 matplotlib_image = pytest.importorskip("matplotlib.image")
 
-from xrisk_ext.demo import data, main, methods, ranking, report, training  # noqa: E402
+from xrisk_ext.demo import (  # noqa: E402
+    contrastive,
+    data,
+    main,
+    methods,
+    ranking,
+    report,
+    training,
+)
 
 
 def test_demo_prints_every_task_and_method_and_draws_a_picture(
@@ -31,6 +40,10 @@ def test_demo_prints_every_task_and_method_and_draws_a_picture(
     assert f"of {len(data.TASKS)} tasks" in output
     (heading,) = (i for i, line in enumerate(lines) if line.startswith("Digit images for"))
     for line, name in zip(lines[heading + 2 :], ranking.METHODS, strict=False):
+        assert line.startswith(name)
+        assert 0.0 < float(line.removeprefix(name).split()[0]) <= 1.0
+    (heading,) = (i for i, line in enumerate(lines) if line.startswith("Digit images without"))
+    for line, name in zip(lines[heading + 2 :], contrastive.METHODS, strict=False):
         assert line.startswith(name)
         assert 0.0 < float(line.removeprefix(name).split()[0]) <= 1.0
     assert str(picture) in output
@@ -81,3 +94,13 @@ def test_grades_of_digits() -> None:
         # a tenth shows the digit, two tenths the digits next to it
         assert 0.07 < float((part.relevance == 2.0).float().mean()) < 0.13
         assert 0.15 < float((part.relevance == 1.0).float().mean()) < 0.25
+
+
+def test_distorted_images_stay_near_and_repeat_with_the_seed() -> None:
+    images = contrastive.split(seed=2).test[:50]
+    view = contrastive.distort(images, torch.Generator().manual_seed(1))
+    assert view.shape == images.shape
+    assert view.equal(contrastive.distort(images, torch.Generator().manual_seed(1)))
+    nearest = torch.cdist(view, images).argmin(dim=1)
+    # by chance one in 50 would find its own image
+    assert (nearest == torch.arange(50)).float().mean() > 0.3

@@ -1,5 +1,5 @@
-"""``python -m xrisk_ext demo``: AP against cross entropy on real imbalanced data, and NDCG against
-the listwise losses on images retrieved for an image.
+"""``python -m xrisk_ext demo``: AP against cross entropy on real imbalanced data, NDCG against the
+listwise losses on images retrieved for an image, SogCLR against SimCLR on images without labels.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import torch
 DESCRIPTION = """
 Trains the same small network with cross entropy, with xrisk_ext's average precision loss and,
 where it is installed, with LibAUC's, on imbalanced tasks made from data that ships with
-scikit-learn; then a small encoder with ListNet, ApproxNDCG, SONG and K-SONG on a ranking task; and
-prints whatever comes out.
+scikit-learn; then a small encoder with ListNet, ApproxNDCG, SONG and K-SONG on a ranking task, and
+one with SimCLR and SogCLR without labels; and prints whatever comes out.
 """
 
 PROTOCOL = """\
@@ -42,7 +42,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=Path("xrisk_demo.png"),
-        help="picture of the precision-recall curves and of NDCG (default: xrisk_demo.png)",
+        help="picture of what came out (default: xrisk_demo.png)",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch; for so small a network 1 is fastest"
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from xrisk_ext.demo import data, methods, ranking, report, training
+    from xrisk_ext.demo import contrastive, data, methods, ranking, report, training
 
     start = time.perf_counter()
     plan = training.make_plan(arguments.seeds, arguments.quick)
@@ -102,11 +102,23 @@ def _run(arguments: argparse.Namespace) -> None:
             trials=len(ranking_plan.trials),
         )
     )
+    contrastive_plan = contrastive.make_plan(arguments.seeds, arguments.quick)
+    print(
+        contrastive.PROTOCOL.format(
+            images=contrastive.IMAGES,
+            steps=contrastive_plan.steps,
+            batch=contrastive.BATCH,
+            tuning_seeds=contrastive_plan.tuning_seeds,
+            temperatures=len(contrastive_plan.temperatures),
+            labelled=contrastive.LABELLED,
+        )
+    )
     if left_out:
         print(left_out)
 
     results = []
-    total = len(data.TASKS) * len(compared) * plan.runs() + ranking_plan.runs()
+    total = len(data.TASKS) * len(compared) * plan.runs()
+    total += ranking_plan.runs() + contrastive_plan.runs()
     with tqdm(total=total, unit="run", disable=None, leave=False) as bar:
         for task in data.TASKS:
             bar.set_description(task.name)
@@ -118,6 +130,8 @@ def _run(arguments: argparse.Namespace) -> None:
             results.append(report.TaskResult(task, splits, outcomes))
         bar.set_description("ranking")
         ranked = ranking.compare(ranking_plan, bar.update)
+        bar.set_description("contrastive")
+        embedded = contrastive.compare(contrastive_plan, bar.update)
 
     repeats = 5 if arguments.quick else 15
     costs = {
@@ -130,7 +144,9 @@ def _run(arguments: argparse.Namespace) -> None:
     print(report.verdict(results))
     heading = f"Digit images for a digit image, {ranking_plan.seeds} seed(s):"
     print(f"\n{heading}\n{report.aligned(ranking.table(ranked))}")
+    heading = f"Digit images without labels, {contrastive_plan.seeds} seed(s):"
+    print(f"\n{heading}\n{report.aligned(contrastive.table(embedded))}")
 
-    report.plot_curves(results, ranked, arguments.output)
-    print(f"\nPrecision-recall curves and NDCG: {arguments.output.resolve()}")
+    report.plot_curves(results, ranked, embedded, arguments.output)
+    print(f"\nPrecision-recall curves, NDCG and probe accuracy: {arguments.output.resolve()}")
     print(f"{time.perf_counter() - start:.0f} s in all")

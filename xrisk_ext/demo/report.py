@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
-from xrisk_ext.demo import ranking
+from xrisk_ext.demo import contrastive, ranking
 from xrisk_ext.demo.data import Floats, Split, Task
 from xrisk_ext.demo.methods import CROSS_ENTROPY, LIBAUC, OURS, StepCost
 from xrisk_ext.demo.training import Outcome
@@ -146,10 +146,13 @@ def mean_precision(result: TaskResult, method: str) -> Floats:
 
 
 def plot_curves(
-    results: Sequence[TaskResult], ranked: dict[str, ranking.Outcome], path: Path
+    results: Sequence[TaskResult],
+    ranked: dict[str, ranking.Outcome],
+    embedded: dict[str, contrastive.Outcome],
+    path: Path,
 ) -> None:
-    """The precision-recall curves of every task, and the NDCG of the ranking task."""
-    panels = len(results) + 1
+    """The precision-recall curves of every task, the NDCG of the ranking task, probe accuracies."""
+    panels = len(results) + 2
     columns = min(3, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
@@ -164,6 +167,7 @@ def plot_curves(
         axes.set(xlabel="recall", ylabel="precision", ylim=(0.4, 1.01))
         axes.legend(loc="lower left", title="mean test AUPRC", fontsize="small")
     ranking.draw(grid[len(results)], ranked)
+    contrastive.draw(grid[len(results) + 1], embedded)
     for axes in grid[panels:]:
         axes.set_visible(False)
     figure.savefig(path, dpi=120)
