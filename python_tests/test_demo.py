@@ -10,7 +10,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 matplotlib_image = pytest.importorskip("matplotlib.image")
 
-from xrisk_ext.demo import data, main, methods, report, training  # noqa: E402
+from xrisk_ext.demo import data, main, methods, ranking, report, training  # noqa: E402
 
 
 def test_demo_prints_every_task_and_method_and_draws_a_picture(
@@ -29,6 +29,10 @@ def test_demo_prints_every_task_and_method_and_draws_a_picture(
             assert line.startswith(f"  {name}")
             assert 0.0 < float(line.removeprefix(f"  {name}").split()[0]) <= 1.0
     assert f"of {len(data.TASKS)} tasks" in output
+    (heading,) = (i for i, line in enumerate(lines) if line.startswith("Digit images for"))
+    for line, name in zip(lines[heading + 2 :], ranking.METHODS, strict=False):
+        assert line.startswith(name)
+        assert 0.0 < float(line.removeprefix(name).split()[0]) <= 1.0
     assert str(picture) in output
 
     pixels = matplotlib_image.imread(picture)
@@ -63,3 +67,17 @@ def test_paired_counts_and_standard_error() -> None:
     assert difference.mean == pytest.approx(0.1)
     assert difference.error == pytest.approx(0.2 / math.sqrt(3))
     assert (difference.won, difference.seeds) == (2, 3)
+
+
+def test_grades_of_digits() -> None:
+    lists = ranking.split(seed=1)
+    assert lists.train.relevance.shape == (ranking.ITEMS, ranking.ITEMS)
+    digits = lists.train.relevance == 2.0
+    assert digits.diagonal().all()
+    assert digits.equal(digits.T)
+    for part in (lists.train, lists.validation, lists.test):
+        levels = part.relevance.unique().tolist()
+        assert levels == [0.0, 1.0, 2.0]
+        # a tenth shows the digit, two tenths the digits next to it
+        assert 0.07 < float((part.relevance == 2.0).float().mean()) < 0.13
+        assert 0.15 < float((part.relevance == 1.0).float().mean()) < 0.25

@@ -29,8 +29,14 @@ HOST_INTERFACES = (
     "entrywise.h",
     "moving_average.h",
     "pairs.h",
+    "contrastive_step.h",
+    "listwise_step.h",
+    "partial_pairs.h",
+    "ranking_step.h",
     "score_step.h",
+    "similarity.h",
     "surrogate_values.h",
+    "topk.h",
 )
 CUDA_HEADERS = {name: ("cuda_runtime_api.h",) for name in HOST_INTERFACES} | {
     "platform.h": ("cuda_runtime.h",),

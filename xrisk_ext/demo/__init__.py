@@ -1,4 +1,6 @@
-"""``python -m xrisk_ext demo``: average precision against cross entropy on real imbalanced data."""
+"""``python -m xrisk_ext demo``: AP against cross entropy on real imbalanced data, and NDCG against
+the listwise losses on images retrieved for an image.
+"""
 
 import argparse
 import time
@@ -9,7 +11,8 @@ import torch
 DESCRIPTION = """
 Trains the same small network with cross entropy, with xrisk_ext's average precision loss and,
 where it is installed, with LibAUC's, on imbalanced tasks made from data that ships with
-scikit-learn, and prints whatever comes out.
+scikit-learn; then a small encoder with ListNet, ApproxNDCG, SONG and K-SONG on a ranking task; and
+prints whatever comes out.
 """
 
 PROTOCOL = """\
@@ -39,7 +42,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=Path("xrisk_demo.png"),
-        help="picture of the precision-recall curves (default: xrisk_demo.png)",
+        help="picture of the precision-recall curves and of NDCG (default: xrisk_demo.png)",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch; for so small a network 1 is fastest"
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from xrisk_ext.demo import data, methods, report, training
+    from xrisk_ext.demo import data, methods, ranking, report, training
 
     start = time.perf_counter()
     plan = training.make_plan(arguments.seeds, arguments.quick)
@@ -89,11 +92,22 @@ def _run(arguments: argparse.Namespace) -> None:
             gamma=methods.GAMMA,
         )
     )
+    ranking_plan = ranking.make_plan(arguments.seeds, arguments.quick)
+    print(
+        ranking.PROTOCOL.format(
+            items=ranking.ITEMS,
+            steps=ranking_plan.steps,
+            batch=ranking.BATCH,
+            k=ranking.K,
+            tuning_seeds=ranking_plan.tuning_seeds,
+            trials=len(ranking_plan.trials),
+        )
+    )
     if left_out:
         print(left_out)
 
     results = []
-    total = len(data.TASKS) * len(compared) * plan.runs()
+    total = len(data.TASKS) * len(compared) * plan.runs() + ranking_plan.runs()
     with tqdm(total=total, unit="run", disable=None, leave=False) as bar:
         for task in data.TASKS:
             bar.set_description(task.name)
@@ -103,6 +117,8 @@ def _run(arguments: argparse.Namespace) -> None:
                 for method in compared
             }
             results.append(report.TaskResult(task, splits, outcomes))
+        bar.set_description("ranking")
+        ranked = ranking.compare(ranking_plan, bar.update)
 
     repeats = 5 if arguments.quick else 15
     costs = {
@@ -113,7 +129,9 @@ def _run(arguments: argparse.Namespace) -> None:
     print(NOTES.format(seeds=plan.seeds, threads=arguments.threads))
     print(f"\nThe loss step alone, one sample in 8 positive:\n{report.cost_table(costs)}\n")
     print(report.verdict(results))
+    heading = f"Digit images for a digit image, {ranking_plan.seeds} seed(s):"
+    print(f"\n{heading}\n{report.aligned(ranking.table(ranked))}")
 
-    report.plot_curves(results, arguments.output)
-    print(f"\nPrecision-recall curves: {arguments.output.resolve()}")
+    report.plot_curves(results, ranked, arguments.output)
+    print(f"\nPrecision-recall curves and NDCG: {arguments.output.resolve()}")
     print(f"{time.perf_counter() - start:.0f} s in all")

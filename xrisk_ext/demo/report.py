@@ -1,4 +1,4 @@
-"""The table, the verdict and the precision-recall curves of the demo."""
+"""The tables, the verdict and the picture of the demo."""
 
 import math
 import statistics
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
+from xrisk_ext.demo import ranking
 from xrisk_ext.demo.data import Floats, Split, Task
 from xrisk_ext.demo.methods import CROSS_ENTROPY, LIBAUC, OURS, StepCost
 from xrisk_ext.demo.training import Outcome
@@ -68,6 +69,11 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table of rows of cells, the first of them the head."""
+    return "\n".join(_align(rows))
 
 
 def _method_row(result: TaskResult, name: str, cost: StepCost) -> list[str]:
@@ -139,9 +145,13 @@ def mean_precision(result: TaskResult, method: str) -> Floats:
     return np.asarray(np.mean(curves, axis=0), dtype=np.float64)
 
 
-def plot_curves(results: Sequence[TaskResult], path: Path) -> None:
-    columns = min(3, len(results))
-    rows = -(-len(results) // columns)
+def plot_curves(
+    results: Sequence[TaskResult], ranked: dict[str, ranking.Outcome], path: Path
+) -> None:
+    """The precision-recall curves of every task, and the NDCG of the ranking task."""
+    panels = len(results) + 1
+    columns = min(3, panels)
+    rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes, result in zip(grid, results, strict=False):
@@ -153,6 +163,7 @@ def plot_curves(results: Sequence[TaskResult], path: Path) -> None:
         axes.set_title(result.task.name, fontsize="medium")
         axes.set(xlabel="recall", ylabel="precision", ylim=(0.4, 1.01))
         axes.legend(loc="lower left", title="mean test AUPRC", fontsize="small")
-    for axes in grid[len(results) :]:
+    ranking.draw(grid[len(results)], ranked)
+    for axes in grid[panels:]:
         axes.set_visible(False)
     figure.savefig(path, dpi=120)

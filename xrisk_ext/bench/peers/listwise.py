@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 import xrisk_ext
 from xrisk_ext.bench import truth
 from xrisk_ext.bench.peers import PAIRS_HELD, UnavailableError, peer
-from xrisk_ext.bench.peers.compiled import _compiled
+from xrisk_ext.bench.peers.compiled import compile_by
 from xrisk_ext.bench.peers.ours import check_device
 from xrisk_ext.bench.race import Contestant
 from xrisk_ext.testing.listwise_cases import ListwiseInputs
@@ -162,7 +162,7 @@ def compiled(inputs: ListwiseInputs) -> Contestant | None:
         scores.grad = None
         loss(scores, relevance).backward()
 
-    return _contestant("compiled", inputs, _compiled(EAGER[inputs.loss], once))
+    return _contestant("compiled", inputs, compile_by(EAGER[inputs.loss], once))
 
 
 # ------------------------------------------------------------------------------------ allRank
