@@ -100,6 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
             batch=ranking.BATCH,
             tuning_seeds=ranking_plan.tuning_seeds,
             trials=len(ranking_plan.trials),
+            ks=", ".join(map(str, ranking_plan.ks)),
         )
     )
     contrastive_plan = contrastive.make_plan(arguments.seeds, arguments.quick)

@@ -33,7 +33,8 @@ Ranking: {items} digit images, each a query for the others; relevance 2 for the 
 the two digits of the nearest mean images. Scores are cosines of a small encoder's embeddings, times
 a factor; {steps} steps of {batch} queries; Adam, the same batches and first weights for all.
 Learning rate and factor are chosen on validation queries of the first {tuning_seeds} seeds from
-the same {trials} trials for all; test queries are ranked against the same images."""
+the same {trials} trials for all, the K of K-SONG there, too, from {ks}; test queries are ranked
+against the same images. Steps and grid were set by hand with some of these splits in view."""
 
 ITEMS = 400
 VALIDATION = 300
@@ -42,7 +43,17 @@ BATCH = 32
 EMBEDDING = 16
 TOP = 10
 GAMMA = 0.9
+KS = (10, 50, 100)  # of K-SONG: a query's digit has 40 images
 NEAR_DIGITS = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is chosen on validation queries."""
+
+    learning_rate: float
+    factor: float  # of the cosines
+    k: int | None  # of K-SONG
 
 
 @dataclass(frozen=True)
@@ -51,19 +62,24 @@ class Plan:
     tuning_seeds: int
     steps: int
     trials: tuple[tuple[float, float], ...]  # learning rate, factor of the cosines
+    ks: tuple[int, ...] = KS  # tried by K-SONG
+
+    def trials_of(self, method: str) -> list["Trial"]:
+        ks = self.ks if method == K_SONG else (None,)
+        return [Trial(*pair, k) for pair in self.trials for k in ks]
 
     def runs(self) -> int:
         """Of all methods together."""
-        one = len(self.trials) * self.tuning_seeds + self.seeds - self.tuning_seeds
-        return len(METHODS) * one
+        tried = sum(len(self.trials_of(method)) for method in METHODS)
+        return tried * self.tuning_seeds + len(METHODS) * (self.seeds - self.tuning_seeds)
 
 
 def make_plan(seeds: int, quick: bool) -> Plan:
     seeds = min(seeds, 5)  # what two minutes leave
     if quick:
-        return Plan(seeds, 1, 10, ((3e-3, 5.0),))
+        return Plan(seeds, 1, 10, ((3e-3, 5.0),), KS[:1])
     grid = itertools.product((5e-3, 2e-2), (5.0, 15.0))
-    return Plan(seeds, 1, 80, tuple(grid))
+    return Plan(seeds, min(seeds, 2), 80, tuple(grid))
 
 
 @dataclass(frozen=True)
@@ -131,12 +147,11 @@ class Encoder(nn.Module):
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # scores, relevance, queries, mask
 
 
-def make_loss(method: str) -> Loss:
+def make_loss(method: str, top_k: int | None) -> Loss:
     """The moving averages of SONG are kept per (query, item)."""
     if method in (LISTNET, APPROX_NDCG):
         plain = ListNetLoss() if method == LISTNET else ApproxNDCGLoss()
         return lambda scores, relevance, queries, mask: plain(scores, relevance, mask)
-    top_k = TOP if method == K_SONG else None
     # Lists are whole, so the top-K threshold of each is solved for.
     song = NDCGLoss(ITEMS * ITEMS, top_k=top_k, threshold="solve", gamma=GAMMA)
     items = torch.arange(ITEMS)
@@ -155,10 +170,10 @@ class Run:
     test: float
 
 
-def train(method: str, lists: Lists, plan: Plan, trial: tuple[float, float], seed: int) -> Run:
+def train(method: str, lists: Lists, plan: Plan, trial: Trial, seed: int) -> Run:
     """Batches and first weights depend on the seed, not on the method."""
-    learning_rate, factor = trial
-    encoder, loss_fn = Encoder(seed), make_loss(method)
+    learning_rate, factor = trial.learning_rate, trial.factor
+    encoder, loss_fn = Encoder(seed), make_loss(method, trial.k)
     optimizer = torch.optim.Adam(encoder.parameters(), learning_rate)
     generator = torch.Generator().manual_seed(seed)
     others = ~torch.eye(ITEMS, dtype=torch.bool)  # a query is no item of its own list
@@ -185,7 +200,7 @@ def train(method: str, lists: Lists, plan: Plan, trial: tuple[float, float], see
 
 @dataclass(frozen=True)
 class Outcome:
-    trial: tuple[float, float]
+    trial: Trial
     runs: list[Run]  # one per seed
 
     def test(self) -> list[float]:
@@ -198,12 +213,13 @@ def compare(plan: Plan, progress: Callable[[int], object]) -> dict[str, Outcome]
     outcomes = {}
     for method in METHODS:
 
-        def run(trial: tuple[float, float], seed: int, method: str = method) -> Run:
+        def run(trial: Trial, seed: int, method: str = method) -> Run:
             progress(1)
             return train(method, splits[seed], plan, trial, seed)
 
         tried = {
-            trial: [run(trial, seed) for seed in range(plan.tuning_seeds)] for trial in plan.trials
+            trial: [run(trial, seed) for seed in range(plan.tuning_seeds)]
+            for trial in plan.trials_of(method)
         }
         best = max(tried, key=lambda t: statistics.mean(run.validation for run in tried[t]))
         later = [run(best, seed) for seed in range(plan.tuning_seeds, plan.seeds)]
@@ -213,14 +229,15 @@ def compare(plan: Plan, progress: Callable[[int], object]) -> dict[str, Outcome]
 
 def table(outcomes: dict[str, Outcome]) -> list[list[str]]:
     """Rows of cells: mean and standard deviation over the seeds, paired difference to ListNet."""
-    rows = [["", f"test NDCG@{TOP}", "minus ListNet", "seeds won", "lr", "factor"]]
+    rows = [["", f"test NDCG@{TOP}", "minus ListNet", "seeds won", "lr", "factor", "K"]]
     base = np.array(outcomes[LISTNET].test())
     for name, outcome in outcomes.items():
         ndcg = np.array(outcome.test())
         count = len(ndcg)
         spread = f" ± {ndcg.std(ddof=1):.4f}" if count > 1 else ""
-        learning_rate, factor = outcome.trial
-        row = [name, f"{ndcg.mean():.4f}{spread}", "", "", f"{learning_rate:g}", f"{factor:g}"]
+        trial = outcome.trial
+        row = [name, f"{ndcg.mean():.4f}{spread}", "", ""]
+        row += [f"{trial.learning_rate:g}", f"{trial.factor:g}", f"{trial.k or ''}"]
         if name != LISTNET:
             gap = ndcg - base
             error = f" ± {gap.std(ddof=1) / math.sqrt(count):.4f}" if count > 1 else ""
