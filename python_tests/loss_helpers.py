@@ -64,9 +64,8 @@ def make_loss(kind: str, num_samples: int | None = NUM_SAMPLES, **options: Any) 
     if kind == "map":
         return MeanAveragePrecisionLoss(num_samples, NUM_LABELS, **options)
     if kind == "kl":  # exponentials of a surrogate have the direct algorithm alone
-        if options.get("algorithm") == "sort" and "sort" in algorithms_of(
-            options.get("surrogate", "squared_hinge")
-        ):
+        near_linear = algorithms_of(options.get("surrogate", "squared_hinge"))[1]
+        if options.get("algorithm") == near_linear:
             options["algorithm"] = "direct"
         return PartialAUCLoss(num_samples, mode="kl", **options)
     return AveragePrecisionLoss(num_samples, **options)
