@@ -37,13 +37,15 @@ def test_inputs_come_again_and_ours_is_right(case: cases.Case) -> None:
     ours.reset()
     ours.call()
     assert ours.error is not None
-    assert ours.error() < (1e-4 if "log" in case.name else 5e-6)
+    # K-SONG divides differences of scores by tau1 = 0.01, and their rounding with them
+    assert ours.error() < (1e-4 if "log" in case.name or "K-SONG" in case.name else 5e-6)
 
 
 def test_limits_are_the_cheaper_way() -> None:
     for case in cases.CASES:
         limit = case.limit()
-        assert limit is None or (0 < limit.bytes < math.inf and limit.lanes > 0)
+        # infinite: what the other one bounds alone
+        assert limit is None or (0 < min(limit.bytes, limit.lanes) < math.inf)
     pairs = cases.PairwiseSumsCase(10, 20, "squared_hinge").limit()
     assert pairs == cases.Limit(16 * 10 + 8 * 20, 4 * 200)
     # 4 kB of scattered rows, but a state of 80 bytes is all there is to move

@@ -7,6 +7,13 @@
 
 namespace xrisk::cpu {
 
+// Peaked sigmoids are full of denormals, which add nothing there. Elsewhere a difference of scores
+// or a log sum may be one and matter.
+static bool flushes(const PairTermParams& term) {
+  return term.inverse_temperature == 0 &&
+         (term.surrogate == Surrogate::kSigmoid || term.surrogate == Surrogate::kLogistic);
+}
+
 // Few anchors and many items: cut the items, too, and add the parts in order.
 template <class T>
 void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Executor& executor) {
@@ -28,7 +35,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
       DirectRows<T> piece = call;
       piece.sums = partial + 2 * part * size;
       piece.slopes = piece.sums + size;
-      const FlushDenormals flush;  // peaked sigmoids are full of them
+      const FlushDenormals flush(flushes(call.term));
       kernel(piece, 0, anchors, begin, end);
     });
     for (int64_t k = 0; k < size; ++k) {
@@ -42,7 +49,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
   }
   const int64_t grain = std::max<int64_t>(4, kPairGrain / items / 4 * 4);
   executor.for_range(anchors, grain, [&](int64_t, int64_t begin, int64_t end) {
-    const FlushDenormals flush;
+    const FlushDenormals flush(flushes(call.term));
     kernel(call, begin, end, 0, items);
   });
 }
@@ -55,7 +62,7 @@ void direct_columns(const DirectColumns<T>& call, const Executor& executor) {
   const auto kernel = call.term.above == Above::kNone ? kernels<T>().direct_columns
                                                       : kernels<T>().threshold_columns;
   executor.for_range(call.items.count, grain, [&](int64_t, int64_t begin, int64_t end) {
-    const FlushDenormals flush;
+    const FlushDenormals flush(flushes(call.term));
     kernel(call, begin, end);
   });
 }

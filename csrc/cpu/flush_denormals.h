@@ -15,7 +15,9 @@ namespace xrisk::cpu {
 
 class FlushDenormals {
  public:
-  FlushDenormals() : kept_(read()) { write(kept_ | kBits); }
+  explicit FlushDenormals(bool wanted = true) : kept_(read()) {
+    if (wanted) write(kept_ | kBits);
+  }
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
   ~FlushDenormals() { write(kept_); }
