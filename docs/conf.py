@@ -38,4 +38,4 @@ napoleon_use_rtype = False
 
 nitpicky = True
 # Building takes no network, so no inventory of other projects: their names stay plain text.
-nitpick_ignore_regex = [(r"py:.*", r"(torch|nn|Tensor)(\..*)?")]
+nitpick_ignore_regex = [(r"py:.*", r"(torch|nn|Tensor|Module)(\..*)?")]

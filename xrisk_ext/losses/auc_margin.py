@@ -117,8 +117,9 @@ class AUCMarginLoss(_MomentAUCLoss):
         + 2 \alpha (m + \mathrm{mean}_- h - \mathrm{mean}_+ h) - \alpha^2, \qquad \alpha \ge 0,
 
     minimised over scores, a and b, maximised over alpha. At the optimum of the three it is the sum
-    of the variances of the classes and of the squared positive part of m + mean_- - mean_+. Version
-    1 weighs the classes by the prior p of the positives; with the batch's p it is p (1 - p) times
+    of the variances of the classes and of the squared positive part of
+    :math:`m + \mathrm{mean}_- h - \mathrm{mean}_+ h`. Version 1 weighs the classes by the
+    prior p of the positives; with the batch's p it is p (1 - p) times
     version 2.
 
     ``a``, ``b`` and ``alpha`` are parameters ``[num_labels]``: give ``loss.parameters()`` to the

@@ -226,5 +226,5 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
         *,
         update_state: bool = True,
     ) -> Tensor:
-        """The loss of a batch; arguments and errors as :meth:`GlobalContrastiveLoss.forward`."""
+        """The loss of a batch; arguments, errors as in :class:`xrisk_ext.GlobalContrastiveLoss`."""
         return self._step(("image", "text"), (image, text), index, update_state)

@@ -93,7 +93,7 @@ class ListwiseCrossEntropyLoss(RankingLoss):
         item_weights: Tensor | None = None,
         update_state: bool = True,
     ) -> Tensor:
-        """The loss of a batch of queries; arguments and errors as in :meth:`NDCGLoss.forward`.
+        """The loss of a batch of queries; arguments and errors as in :class:`xrisk_ext.NDCGLoss`.
 
         ``query_index`` and ``ideal_dcg`` are taken, as by every ranking loss, and not used.
         """
