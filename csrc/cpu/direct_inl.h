@@ -180,6 +180,11 @@ void direct_rows(const DirectRows<T>& call, int64_t anchor_begin, int64_t anchor
       for (; i + kAnchors <= anchor_end; i += kAnchors) {
         rows_of_anchors<channels(), kAnchors>(call, term, i, item_begin, item_end);
       }
+      if (i < anchor_end && anchor_end - anchor_begin >= kAnchors) {
+        i = anchor_end - kAnchors;  // some a second time: cheaper than one by one
+        rows_of_anchors<channels(), kAnchors>(call, term, i, item_begin, item_end);
+        i += kAnchors;
+      }
       for (; i < anchor_end; ++i) {
         rows_of_anchors<channels(), 1>(call, term, i, item_begin, item_end);
       }
@@ -187,14 +192,63 @@ void direct_rows(const DirectRows<T>& call, int64_t anchor_begin, int64_t anchor
   });
 }
 
-// kVectors vectors of items against all anchors. With many channels the weight of a pair,
-// sum_c w_cj a_ci, is formed on the fly, so that the pair term is still evaluated once.
+// What anchors [begin, end), at most kColumnBlock, add to the sums of kVectors vectors of items.
+template <int kVectors, class T, class Term>
+XRISK_HD void add_anchors(const DirectColumns<T>& call, const Term& term, const T* weights,
+                          int64_t begin, int64_t end, const Vec<T>* y, Vec<T>* sums) {
+  for (int64_t i = begin; i < end; ++i) {
+    const Vec<T> x(call.anchors[i]);
+    const Vec<T> shift(call.shifts == nullptr ? T(0) : static_cast<T>(call.shifts[i]));
+    const Vec<T> weight(weights[i - begin]);
+    for (int v = 0; v < kVectors; ++v) {
+      Vec<T> value, slope;
+      term_by_halves(term, y[v] - x, shift, value, slope);
+      sums[v] = sums[v] + weight * slope;
+    }
+  }
+}
+
+// The weights of anchors [begin, end) as add_anchors takes them.
+template <class Term, class T>
+XRISK_HD void column_weights(const DirectColumns<T>& call, int64_t begin, int64_t end, T* out) {
+  for (int64_t i = begin; i < end; ++i) {
+    const double weight = call.anchor_weights[i];
+    out[i - begin] = static_cast<T>(kHalves<Term> ? 2.0 * weight : weight);
+  }
+}
+
+// The same with many channels: the weight of a pair, sum_c w_cj a_ci, is formed on the fly, so that
+// the pair term is still evaluated once. `size`: items of the vectors that there are.
+template <int kVectors, class T, class Term>
+XRISK_HD void add_anchors_of_channels(const DirectColumns<T>& call, const Term& term, int64_t begin,
+                                      int64_t end, int64_t item, int64_t size, const Vec<T>* y,
+                                      Vec<T>* sums) {
+  using V = Vec<T>;
+  for (int64_t i = begin; i < end; ++i) {
+    const V x(call.anchors[i]);
+    for (int v = 0; v < kVectors; ++v) {
+      V value, slope;
+      term(y[v] - x, V(T(0)), value, slope);
+      V pair_weight(T(0));
+      const int64_t left = size - v * V::kLanes;
+      for (int64_t c = 0; c < call.items.channels; ++c) {
+        const T* w = call.items.weights + c * call.items.count + item + v * V::kLanes;
+        const V item_weight =
+            left >= V::kLanes ? V::load(w) : V::load_partial(w, left > 0 ? left : 0, T(0));
+        const double anchor_weight = call.anchor_weights[c * call.anchor_count + i];
+        pair_weight = pair_weight + item_weight * V(static_cast<T>(anchor_weight));
+      }
+      sums[v] = sums[v] + weighted(pair_weight, slope);
+    }
+  }
+}
+
+// kVectors vectors of items, or what there is of them, against all anchors.
 template <Channels kChannels, int kVectors, class T, class Term>
 void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t begin, int64_t end) {
   using V = Vec<T>;
   constexpr int kWidth = kVectors * V::kLanes;
   const int64_t size = end - begin < kWidth ? end - begin : kWidth;
-  const int64_t anchors = call.anchor_count, count = call.items.count;
   const T* scores = call.items.scores + begin;
   V y[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -204,39 +258,17 @@ void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t be
                              : V(scores[0]);
   }
   double totals[kWidth] = {};
-  for (int64_t block = 0; block < anchors; block += kColumnBlock) {
-    const int64_t stop = block + kColumnBlock < anchors ? block + kColumnBlock : anchors;
+  for (int64_t block = 0; block < call.anchor_count; block += kColumnBlock) {
+    const int64_t stop =
+        block + kColumnBlock < call.anchor_count ? block + kColumnBlock : call.anchor_count;
     V sums[kVectors];
     for (int v = 0; v < kVectors; ++v) sums[v] = V(T(0));
-    for (int64_t i = block; i < stop; ++i) {
-      const V x(call.anchors[i]);
-      const V shift(call.shifts == nullptr ? T(0) : static_cast<T>(call.shifts[i]));
-      const V weight(static_cast<T>(kHalves<Term> && kChannels != Channels::kMany
-                                        ? 2.0 * call.anchor_weights[i]
-                                        : call.anchor_weights[i]));
-      for (int v = 0; v < kVectors; ++v) {
-        V value, slope;
-        if constexpr (kChannels == Channels::kMany) {
-          term(y[v] - x, shift, value, slope);
-          V pair_weight(T(0));
-          for (int64_t c = 0; c < call.items.channels; ++c) {
-            const T* w = call.items.weights + c * count + begin + v * V::kLanes;
-            const int64_t left = size - v * V::kLanes;
-            const V item_weight =
-                left >= V::kLanes ? V::load(w) : V::load_partial(w, left > 0 ? left : 0, T(0));
-            pair_weight =
-                pair_weight + item_weight * V(static_cast<T>(call.anchor_weights[c * anchors + i]));
-          }
-          sums[v] = sums[v] + weighted(pair_weight, slope);
-        } else {
-          term_by_halves(term, y[v] - x, shift, value, slope);
-          sums[v] = sums[v] + weight * slope;
-        }
-      }
-    }
-    if (kChannels == Channels::kNone && anchors <= kColumnBlock && size == kWidth) {
-      for (int v = 0; v < kVectors; ++v) sums[v].store(call.out + begin + v * V::kLanes);
-      return;
+    if constexpr (kChannels == Channels::kMany) {
+      add_anchors_of_channels<kVectors>(call, term, block, stop, begin, size, y, sums);
+    } else {
+      T weights[kColumnBlock];
+      column_weights<Term>(call, block, stop, weights);
+      add_anchors<kVectors>(call, term, weights, block, stop, y, sums);
     }
     T lanes[kWidth];
     for (int v = 0; v < kVectors; ++v) sums[v].store(lanes + v * V::kLanes);
@@ -252,13 +284,40 @@ void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t be
   }
 }
 
+// Few anchors, no weights, whole vectors: nothing but the pairs. Returns where it stopped.
+template <int kVectors, class T, class Term>
+int64_t columns_of_few_anchors(const DirectColumns<T>& call, const Term& term, int64_t begin,
+                               int64_t end) {
+  using V = Vec<T>;
+  constexpr int kWidth = kVectors * V::kLanes;
+  T weights[kColumnBlock];
+  column_weights<Term>(call, 0, call.anchor_count, weights);
+  for (; begin + kWidth <= end; begin += kWidth) {
+    V y[kVectors], sums[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      y[v] = V::load(call.items.scores + begin + v * V::kLanes);
+      sums[v] = V(T(0));
+    }
+    add_anchors<kVectors>(call, term, weights, 0, call.anchor_count, y, sums);
+    for (int v = 0; v < kVectors; ++v) sums[v].store(call.out + begin + v * V::kLanes);
+  }
+  return begin;
+}
+
 template <class T>
 void direct_columns(const DirectColumns<T>& call, int64_t item_begin, int64_t item_end) {
-  constexpr int64_t kWidth = 4 * Vec<T>::kLanes;
+  constexpr int kVectors = 4;
+  constexpr int64_t kWidth = kVectors * Vec<T>::kLanes;
   visit_channels<T>(call.term, call.items, [&](const auto& term, auto channels) {
-    for (int64_t j = item_begin; j < item_end; j += kWidth) {
+    int64_t j = item_begin;
+    if constexpr (channels() == Channels::kNone) {
+      if (call.anchor_count <= kColumnBlock) {
+        j = columns_of_few_anchors<kVectors>(call, term, j, item_end);
+      }
+    }
+    for (; j < item_end; j += kWidth) {
       const int64_t stop = j + kWidth < item_end ? j + kWidth : item_end;
-      columns_of_items<channels(), 4>(call, term, j, stop);
+      columns_of_items<channels(), kVectors>(call, term, j, stop);
     }
   });
 }

@@ -7,6 +7,7 @@
 
 #include "core/params.h"
 #include "cpu/list_kernels.h"
+#include "cpu/relevance.h"
 #include "cpu/smooth_grid.h"
 #include "cpu/tile_kernels.h"
 
@@ -198,6 +199,10 @@ struct KernelTable {
   bool (*blend_dd)(const StateBlock<double, double>&);
   TileKernels<float> tiles_single;
   TileKernels<double> tiles_twice;
+  // Ascending positions where the relevance at [begin, begin + count) is > 0, from `begin`; returns
+  // how many. `positions` has room for all.
+  int64_t (*relevant_items)(RelevanceType, const void* relevance, int64_t begin, int64_t count,
+                            int32_t* positions);
 
   bool blend(const StateBlock<float, float>& block) const { return blend_ff(block); }
   bool blend(const StateBlock<float, double>& block) const { return blend_fd(block); }

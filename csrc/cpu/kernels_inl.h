@@ -8,6 +8,7 @@
 #include "cpu/interval_inl.h"
 #include "cpu/list_kernels_inl.h"
 #include "cpu/near_inl.h"
+#include "cpu/relevance_inl.h"
 #include "cpu/scan_inl.h"
 #include "cpu/select_inl.h"
 #include "cpu/smooth_inl.h"
@@ -44,7 +45,8 @@ const KernelTable& kernel_table() {
                                          blend_states<double, float>,
                                          blend_states<double, double>,
                                          make_tile_kernels<float>(),
-                                         make_tile_kernels<double>()};
+                                         make_tile_kernels<double>(),
+                                         relevant_items};
   return kTable;
 }
 

@@ -54,15 +54,16 @@ double first_threshold(const Items<T>& items, double total, double share, Scratc
   return static_cast<double>(items.scores[order[k]]);
 }
 
-// L' and H at the query's lambda. Only what is near it is looked at closely.
+// L' and H at the query's lambda, from the items within `reach` times tau1 of it alone: those
+// beyond are above or below it.
 template <class T>
-SoftDerivatives look_near(const ItemList<T>& list, const SmoothTopK& problem,
-                          QueryThreshold& threshold, const NearItems<T>& near, Scratch& scratch) {
+SoftDerivatives look_within(double reach, const ItemList<T>& list, const SmoothTopK& problem,
+                            QueryThreshold& threshold, const NearItems<T>& near, Scratch& scratch) {
   const Items<T>& items = list.items;
-  const double reach = soft_reach<T>() * problem.tau1;
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  const T low = std::nextafter(static_cast<T>(threshold.lambda - reach), -kInfinity);
-  const T high = std::nextafter(static_cast<T>(threshold.lambda + reach), kInfinity);
+  const double distance = reach * problem.tau1;
+  const T low = std::nextafter(static_cast<T>(threshold.lambda - distance), -kInfinity);
+  const T high = std::nextafter(static_cast<T>(threshold.lambda + distance), kInfinity);
   int64_t above;
   const int64_t count = threshold.near =
       kernels<T>().near_items(items.scores, items.count, low, high, near.positions, &above);
@@ -88,6 +89,19 @@ SoftDerivatives look_near(const ItemList<T>& list, const SmoothTopK& problem,
           problem.curvature(sums[1] / list.weight)};
 }
 
+// What is left out moves lambda by a share of its slope over s, which must vanish against 1 as
+// well: where nothing is near, s is hardly more than tau2, and a slope of e^-20 counts.
+template <class T>
+SoftDerivatives look_near(const ItemList<T>& list, const SmoothTopK& problem, double gamma1,
+                          QueryThreshold& threshold, const NearItems<T>& near, Scratch& scratch) {
+  constexpr double kNear = soft_reach<T>(), kFar = 2 * kNear;
+  constexpr double kShare = sizeof(T) == sizeof(float) ? 1e-8 : 1e-16;
+  const SoftDerivatives here = look_within(kNear, list, problem, threshold, near, scratch);
+  const double least = gamma1 * here.curvature + (1 - gamma1) * problem.tau2;  // of s
+  if (std::exp(-kNear) <= kShare * problem.tau1 * list.weight * least) return here;
+  return look_within(kFar, list, problem, threshold, near, scratch);
+}
+
 // `row`: of the query's state, checked; -1: the problem is solved instead.
 template <class T, class State>
 QueryThreshold observe_threshold(const TopKTerms<State>& top_k, int64_t row, double num_items,
@@ -108,7 +122,7 @@ QueryThreshold observe_threshold(const TopKTerms<State>& top_k, int64_t row, dou
       result.lambda = first_threshold(items, list.weight, problem.kappa, scratch);
     }
   }
-  const SoftDerivatives here = look_near(list, problem, result, near, scratch);
+  const SoftDerivatives here = look_near(list, problem, top_k.gamma1, result, near, scratch);
   result.curvature = here.curvature;
   result.next = result.lambda - top_k.eta0 * here.derivative;
   return result;

@@ -7,6 +7,7 @@
 
 #include "core/ranking_rules.h"
 #include "core/rules.h"
+#include "cpu/kernel_table.h"
 #include "cpu/query_items.h"
 #include "cpu/query_threshold.h"
 
@@ -65,26 +66,26 @@ class RankingQueries {
   RankingError find_anchors(Query& query, int64_t q, const AnchorArrays& anchors) const {
     RankingError error;
     double weight = 0.0;
-    visit_relevance(call_.relevance_type, call_.relevance, [&](const auto* y) {
-      for_each_relevant(y + query.begin, query.length, [&](int64_t j) {
-        const int64_t entry = query.begin + j;
-        if (call_.mask != nullptr && call_.mask[entry] == 0) return;
-        if (!(weight_at(entry) > 0)) return;
-        if (!two_classes() && !(static_cast<double>(y[entry]) < 1024.0) &&
-            error.kind == RankingError::kNone) {
-          error = {RankingError::kRelevance, entry};
+    const int64_t relevant = kernel_table().relevant_items(
+        call_.relevance_type, call_.relevance, query.begin, query.length, anchors.positions);
+    for (int64_t k = 0; k < relevant; ++k) {  // what stays moves down
+      const int32_t position = anchors.positions[k];
+      const int64_t entry = query.begin + position;
+      if (call_.mask != nullptr && call_.mask[entry] == 0) continue;
+      if (!(weight_at(entry) > 0)) continue;
+      if (!two_classes() && !(relevance_at(entry) < 1024.0) && error.kind == RankingError::kNone) {
+        error = {RankingError::kRelevance, entry};
+      }
+      if (call_.state != nullptr) {
+        const int64_t id = anchors.ids[query.anchors] = call_.pair_index[id_position(entry, q)];
+        if ((id < 0 || id >= call_.rows) && error.kind == RankingError::kNone) {
+          error = {RankingError::kPairIndex, entry};
         }
-        if (call_.state != nullptr) {
-          const int64_t id = anchors.ids[query.anchors] = call_.pair_index[id_position(entry, q)];
-          if ((id < 0 || id >= call_.rows) && error.kind == RankingError::kNone) {
-            error = {RankingError::kPairIndex, entry};
-          }
-          if (two_classes()) anchors.ids[query.anchors] += q * call_.rows;
-        }
-        anchors.positions[query.anchors++] = static_cast<int32_t>(j);
-        weight += weight_at(entry);
-      });
-    });
+        if (two_classes()) anchors.ids[query.anchors] += q * call_.rows;
+      }
+      anchors.positions[query.anchors++] = position;
+      weight += weight_at(entry);
+    }
     query.anchor_share = weight > 0 ? 1.0 / weight : 0.0;
     if (query.anchors > 0 && keeps_thresholds()) {
       const int64_t row = threshold_row(q);

@@ -6,11 +6,9 @@
 #include "core/lists.h"
 #include "cpu/executor.h"
 #include "cpu/pairwise.h"
+#include "cpu/relevance.h"
 
 namespace xrisk::cpu {
-
-// Relevance in the type that it came in: only the anchors' is ever computed with.
-enum class RelevanceType { kFloat, kDouble, kInt32, kInt64, kByte };
 
 // K-SONG's threshold lambda of every query and the curvature s of the problem that it solves.
 template <class State>

@@ -16,13 +16,11 @@ template <>
 struct Registers<float> {
   typedef float Native __attribute__((vector_size(XRISK_VECTOR_BYTES)));
   typedef int32_t Integer __attribute__((vector_size(XRISK_VECTOR_BYTES)));
-  typedef float Half __attribute__((vector_size(XRISK_VECTOR_BYTES / 2)));
 };
 template <>
 struct Registers<double> {
   typedef double Native __attribute__((vector_size(XRISK_VECTOR_BYTES)));
   typedef int64_t Integer __attribute__((vector_size(XRISK_VECTOR_BYTES)));
-  typedef double Half __attribute__((vector_size(XRISK_VECTOR_BYTES / 2)));
 };
 
 template <class T>
@@ -91,7 +89,8 @@ XRISK_HD typename Vec<T>::Mask is_nan(Vec<T> x) {
 // Keeps a NaN: so does the instruction, which returns its second operand then.
 XRISK_HD Vec<float> positive_part(Vec<float> x) {
 #if XRISK_VECTOR_BYTES == 64
-  return Vec<float>(Vec<float>::Native(_mm512_max_ps(_mm512_setzero_ps(), __m512(x.v))));
+  return Vec<float>(
+      Vec<float>::Native(_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), __m512(x.v))));
 #elif XRISK_VECTOR_BYTES == 32
   return Vec<float>(Vec<float>::Native(_mm256_max_ps(_mm256_setzero_ps(), __m256(x.v))));
 #else
@@ -101,7 +100,8 @@ XRISK_HD Vec<float> positive_part(Vec<float> x) {
 }
 XRISK_HD Vec<double> positive_part(Vec<double> x) {
 #if XRISK_VECTOR_BYTES == 64
-  return Vec<double>(Vec<double>::Native(_mm512_max_pd(_mm512_setzero_pd(), __m512d(x.v))));
+  return Vec<double>(
+      Vec<double>::Native(_mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), __m512d(x.v))));
 #elif XRISK_VECTOR_BYTES == 32
   return Vec<double>(Vec<double>::Native(_mm256_max_pd(_mm256_setzero_pd(), __m256d(x.v))));
 #else
@@ -128,20 +128,34 @@ XRISK_HD Vec<T> rounded(Vec<T> x) {
   return x;
 }
 
-// Sum of the lanes, in a fixed order: halves first, then the last few one by one.
+// Half of x from lane `kFirst` on. By a shuffle where there is one: an address would keep x, and
+// with it the accumulators of a loop, in memory.
+template <int kFirst, class Half, class Native, size_t... kLane>
+XRISK_HD Half half_of(Native x, std::index_sequence<kLane...>) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(x, x, (kFirst + static_cast<int>(kLane))...);
+#else
+  Half half;
+  memcpy(&half, reinterpret_cast<const char*>(&x) + kFirst * sizeof(x[0]), sizeof(half));
+  return half;
+#endif
+}
+
+// Sum of the lanes, in a fixed order: halves onto halves.
+template <class T, class Native>
+XRISK_HD T sum_of_halves(Native x) {
+  constexpr int kLanes = sizeof(Native) / sizeof(T);
+  if constexpr (kLanes == 2) {
+    return x[0] + x[1];
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(Native) / 2)));
+    constexpr std::make_index_sequence<kLanes / 2> kLane;
+    return sum_of_halves<T>(half_of<0, Half>(x, kLane) + half_of<kLanes / 2, Half>(x, kLane));
+  }
+}
 template <class T>
 XRISK_HD T sum(Vec<T> x) {
-  typename Registers<T>::Half low, high;
-  memcpy(&low, &x.v, sizeof(low));
-  memcpy(&high, reinterpret_cast<const char*>(&x.v) + sizeof(low), sizeof(high));
-  low += high;
-  constexpr int kLeft = Vec<T>::kLanes / 2;
-  T lanes[kLeft];
-  memcpy(lanes, &low, sizeof(lanes));
-  for (int width = kLeft / 2; width > 0; width /= 2) {
-    for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
-  }
-  return lanes[0];
+  return sum_of_halves<T>(x.v);
 }
 
 // Bit k: whether the value p[k] is below y, of 16 values.
