@@ -7,8 +7,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The pinned torch is a CPU build; `make gpu-check` builds with CUDA.
 export XRISK_CUDA ?= 0
+ifdef CI
+export XRISK_WERROR ?= 1
+endif
 
 SOURCES := $(shell find csrc/core csrc/cpu csrc/torch -name '*.cpp' -o -name '*.h') setup.py csrc/sources.txt
+# What the extension's build left: the C++ tests are linked with the kernels that are shipped.
+OBJECTS := -DXRISK_OBJECTS=$(CURDIR)/build/objects
+JOBS := $(shell nproc)
 STAMP_TORCH := $(VENV)/.torch
 STAMP_DEMO := $(VENV)/.demo
 STAMP_DEV := $(VENV)/.dev
@@ -27,12 +33,12 @@ demo: $(STAMP_BUILD) $(STAMP_DEMO)
 
 test: test-cpp test-python
 
-# Kernels and their C++ tests, without torch; then the CUDA kernels, run on the host and, where nvcc
-# is there, compiled.
-test-cpp: $(STAMP_DEV)
-	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
+# The kernels' C++ tests, without torch, on the objects of the extension; then the CUDA kernels, run
+# on the host and, where nvcc is there, compiled.
+test-cpp: $(STAMP_BUILD) $(STAMP_DEV)
+	cmake --preset default $(OBJECTS) $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
-	ctest --preset default
+	ctest --preset default -j $(JOBS)
 	$(MAKE) test-simt
 	@if command -v nvcc > /dev/null; then \
 	  cmake --preset nvcc && cmake --build --preset nvcc; \
@@ -46,18 +52,15 @@ test-simt: $(STAMP_DEV)
 	@set -e; for preset in simt simt-asan simt-race; do \
 	  cmake --preset $$preset $(if $(CI),-DXRISK_WERROR=ON) > /dev/null; \
 	  cmake --build --preset $$preset; \
-	  ctest --preset $$preset; \
+	  ctest --preset $$preset -j $(JOBS); \
 	done
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
 	.ci/cuda_layer
 	$(BIN)/python -m pytest -q -n auto
 
-# AddressSanitizer and UBSan: the C++ tests, then the extension under the Python tests.
+# AddressSanitizer and UBSan: the C++ tests, and the extension under the Python tests.
 test-sanitize: $(STAMP_DEV)
-	cmake --preset sanitize
-	cmake --build --preset sanitize
-	ctest --preset sanitize
 	.ci/sanitize
 
 # ThreadSanitizer on the parallel paths, on std::thread, which it understands (OpenMP it does not).
@@ -66,8 +69,8 @@ test-threads: $(STAMP_DEV)
 	cmake --build --preset tsan --target test_threads
 	ctest --preset tsan -R threads
 
-test-valgrind: $(STAMP_DEV)
-	cmake --preset default $(if $(CI),-DXRISK_WERROR=ON)
+test-valgrind: $(STAMP_BUILD) $(STAMP_DEV)
+	cmake --preset default $(OBJECTS) $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	.ci/valgrind
 

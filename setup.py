@@ -2,6 +2,7 @@
 
 Environment:
   XRISK_CUDA=auto|0|1   whether to build the CUDA kernels (auto: if torch has CUDA)
+  XRISK_WERROR=1        warnings are errors, and there are more of them
   XRISK_SANITIZE=1      AddressSanitizer and UBSan (`make test-sanitize` runs Python with it)
   MAX_JOBS              compile jobs; the default leaves 2 GB of memory to each
 """
@@ -103,6 +104,8 @@ cuda = wants_cuda()
 version = read_version()
 macros = [("XRISK_VERSION", f'"{version}"')]
 flags = ["-O3", "-g0", "-Wall", "-Wno-psabi", "-fvisibility=hidden"]
+if os.environ.get("XRISK_WERROR") == "1":  # torch's headers have unused parameters
+    flags += ["-Wextra", "-Wno-unused-parameter", "-Werror"]
 link_flags: list[str] = []
 # Without it at::parallel_for, a template in torch's headers, silently runs on one thread.
 if torch.backends.openmp.is_available() and sys.platform == "linux":
