@@ -32,7 +32,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 MARKER, END_MARKER = "<!-- gpu -->", "<!-- /gpu -->"
 CMAKE_BUILD = ROOT / "build" / "cmake" / "gpu"
 STAGE_SECONDS = 540  # a stage must fit a call of ten minutes
-SANITIZED_TESTS = ("test_block_reduce", "test_last_block", "test_moving_average", "test_score_step")
+SANITIZED_TESTS = (
+    "test_block_reduce", "test_last_block", "test_moving_average", "test_score_step",
+    "test_info_nce",
+)  # fmt: skip
 
 Report = dict[str, Any]
 
@@ -77,10 +80,8 @@ def kernels(_: Report) -> Report:
 
 def tests(_: Report) -> Report:
     """The Python tests of CUDA: agreement with the CPU, no wait, graphs, determinism; the fuzz."""
-    found = run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "python_tests/test_cuda.py",
-         "python_tests/fuzz"]
-    )  # fmt: skip
+    files = sorted(str(f) for f in (ROOT / "python_tests").glob("test_cuda*.py"))
+    found = run([sys.executable, "-m", "pytest", "-q", "-k", "cuda", *files, "python_tests/fuzz"])
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", found["tail"])
     return found | {"counts": {what: int(number) for number, what in counts}}
 
@@ -160,6 +161,9 @@ STAGES: dict[str, Callable[[Report], Report]] = {
     "races_large": races(*AP, "--case", "B=1000000"),
     "races_state": races("--op", "moving_average"),
     "races_pairs": races("--op", "pairwise_sums"),
+    "races_contrastive": races("--op", "global_contrastive"),
+    "races_bimodal": races("--op", "bimodal_global_contrastive"),
+    "races_baselines": races("--op", "contrastive_baselines"),
 }
 
 

@@ -145,15 +145,6 @@ def test_bad_options_of_one_loss() -> None:
             BimodalGlobalContrastiveLoss(NUM_SAMPLES, **options)  # type: ignore[arg-type]
 
 
-def test_reduction_none_is_one_value() -> None:
-    views = make_views()
-    value, first, _, _ = step(make("sogclr"), views)
-    none = step(make("sogclr", reduction="none"), views)
-    assert none[0].shape == (1,)
-    assert bits_equal(none[0][0], value)
-    assert bits_equal(none[1], first)
-
-
 def test_without_num_samples_there_is_no_state() -> None:
     loss = GlobalContrastiveLoss(gamma=1.0)
     assert loss.state is None

@@ -5,6 +5,8 @@ Skipped as test_cuda.py is; the kernels' own source runs in CI without a GPU: cs
 
 import pytest
 import torch
+from baseline_helpers import each_baseline, gradients, make_baseline
+from baseline_helpers import views as baseline_views
 from contrastive_helpers import LEARNED, Views, buffers, each_kind, make, make_views, step
 from helpers import randn
 from loss_helpers import bits_equal
@@ -120,3 +122,60 @@ def test_log_sums_agree_with_the_cpu(dtype: torch.dtype) -> None:
     tolerance = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 1e-2}[dtype]
     for expected, actual in zip(*results, strict=True):
         near(actual, expected, tolerance)
+
+
+@each_baseline
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_baselines_agree_with_the_cpu(name: str, reduction: str, dtype: torch.dtype) -> None:
+    tolerance = 2e-4 if dtype == torch.float32 else 1e-9
+    cpu = make_baseline(name, reduction=reduction)
+    gpu = make_baseline(name, reduction=reduction).cuda()
+    # the last is larger than a block of similarities
+    for seed, size in ((0, 7), (1, 40), (2, 1), (3, 1100)):
+        here = baseline_views(size, seed, dtype)
+        there = [v.detach().cuda().requires_grad_() for v in here]
+        expected, actual = cpu(*here), gpu(*there)
+        upstream = torch.linspace(0.5, 2.0, expected.numel()).view_as(expected).to(expected.dtype)
+        near(actual.detach(), expected.detach(), tolerance)
+        ours = gradients(actual, *there, upstream=upstream.cuda())
+        for a, e in zip(ours, gradients(expected, *here, upstream=upstream), strict=True):
+            near(a, e, tolerance)
+    for a, e in zip(buffers(gpu), buffers(cpu), strict=True):
+        near(a, e, tolerance)
+
+
+def test_supervised_labels_and_a_learned_temperature_agree_with_the_cpu() -> None:
+    labels = torch.arange(40) % 3
+    for loss, extra in ((xr.SupConLoss(), (labels,)), (xr.CLIPLoss(temperature=0.3), ())):
+        a, b = baseline_views(40)
+        expected = loss(a, b, *extra)
+        wanted = gradients(expected, a, b, *loss.parameters())
+        there = [v.detach().cuda().requires_grad_() for v in (a, b)]
+        loss = loss.cuda()
+        actual = loss(*there, *(t.cuda() for t in extra))
+        near(actual.detach(), expected.detach(), 1e-6)
+        for found, e in zip(gradients(actual, *there, *loss.parameters()), wanted, strict=True):
+            near(found, e, 1e-6)
+
+
+@each_baseline
+def test_a_step_of_a_baseline_does_not_wait(name: str) -> None:
+    loss = make_baseline(name).cuda()
+    a, b = (v.detach().cuda().requires_grad_() for v in baseline_views(30))
+    loss(a, b).backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(a, b).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_baseline_that_is_not_finite_is_nan() -> None:
+    a, b = (v.detach().cuda() for v in baseline_views(30))
+    b[3, 1] = float("inf")
+    a.requires_grad_()
+    value = make_baseline("NTXent").cuda()(a, b)
+    assert bool(value.isnan())
+    assert bool(torch.autograd.grad(value, a)[0].isnan().all())

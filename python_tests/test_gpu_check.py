@@ -47,7 +47,7 @@ def test_the_races_of_every_stage_exist(
     for name, stage in gpu_check.STAGES.items():
         if name.startswith("races"):
             records.add(stage({"name": "card"})["record"])
-    assert len(records) == len(commands) == 5
+    assert len(records) == len(commands) == 8
     for command in commands:
         assert command[:4] == [sys.executable, "-m", "xrisk_ext", "bench"]
         assert bench([*command[4:], "--list"]) == 0, shlex.join(command)

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/contrastive.h"
+#include "core/info_nce.h"
 #include "cuda/similarity.h"
 
 namespace xrisk::cuda {
@@ -33,6 +34,9 @@ struct ContrastiveStep {
   const double* temperature = nullptr;
   const double* eta = nullptr;
   ContrastiveOptions options;
+  bool stateless = false;         // info_nce_rule instead, and no state
+  InfoNce info_nce;               // but its log_alpha, which is the logarithm of
+  const double* alpha = nullptr;  // this number, or of that of the negatives
   bool per_view = false;
   bool relative = false;
   double beta = 0.0, lowest = 0.0, highest = 0.0;

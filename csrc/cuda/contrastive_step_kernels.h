@@ -202,8 +202,12 @@ __global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
   const int64_t batch = step.call.batch, i = a < batch ? a : a - batch;
   const double log_u = space.log_u[shared ? i : a];
   const double poison = space.log_means[a] - space.log_means[a];  // 0 or NaN
+  InfoNce info_nce = step.call.info_nce;
+  info_nce.log_alpha = log(step.call.alpha != nullptr ? *step.call.alpha : step.count);
   const ContrastiveTerms terms =
-      contrastive_rule(space.seen[a], log_u, space.temperatures[a], step.call.options);
+      step.call.stateless
+          ? info_nce_rule(space.seen[a], space.temperatures[a], info_nce)
+          : contrastive_rule(space.seen[a], log_u, space.temperatures[a], step.call.options);
   const bool relative = step.call.bimodal || step.call.relative;
   space.values[a] = terms.value - (relative ? 0.0 : space.positives[i]) + poison;
   space.slopes[a] = terms.temperature_slope + poison;

@@ -1,9 +1,11 @@
 // Sums and gradients of similarities in many small blocks against long double, and the whole step:
-// blocks, tiles, threads and kept similarities change nothing.
+// blocks, tiles, threads and kept similarities change nothing. The step without state against plain
+// loops.
 #include <algorithm>
 
 #include "cpu/contrastive_step.h"
 #include "tests/check.h"
+#include "tests/info_nce_reference.h"
 
 using namespace xrisk;
 using namespace xrisk::test;
@@ -188,6 +190,42 @@ void steps() {
   }
 }
 
+template <class T>
+void info_nce(const InfoNceCase& c, double tolerance) {
+  std::mt19937_64 random(17);
+  const auto views = normal<T>(random, 2 * c.batch * c.width, 0, 1);
+  const InfoNceTruth expected = info_nce_truth(c, views);
+  double size = 1e-6;
+  for (const double g : expected.gradient) size = std::fmax(size, std::fabs(g));
+  const double negatives = static_cast<double>((c.bimodal ? 1 : 2) * (c.batch - 1));
+  const InfoNce loss{std::log(c.alpha > 0.0 ? c.alpha : negatives), c.bimodal ? 1.0 : 0.5, c.flat};
+  std::vector<T> embeddings(views.size()), gradient(views.size()), first;
+  for (const int64_t store : {int64_t{0}, int64_t{1} << 20}) {
+    cpu::ContrastiveStep<T, float> call;
+    call.bimodal = c.bimodal;
+    call.batch = c.batch;
+    call.width = c.width;
+    call.view1 = views.data();
+    call.view2 = views.data() + c.batch * c.width;
+    call.normalize = c.normalize;
+    call.temperature = c.temperature;
+    call.info_nce = &loss;
+    call.per_view = call.relative = true;
+    call.embeddings = embeddings.data();
+    call.gradient = gradient.data();
+    const cpu::ContrastiveResult result =
+        cpu::contrastive_step(call, tiny(store), PlainProducts<T>(), TwoThreads());
+    CHECK(close(result.value, expected.value, tolerance, 1 + std::fabs(expected.value)));
+    CHECK(
+        close(result.temperature_slope, expected.slope, tolerance, 1 + std::fabs(expected.slope)));
+    for (size_t k = 0; k < gradient.size(); ++k) {
+      CHECK(close(gradient[k], expected.gradient[k], tolerance, size));
+    }
+    if (first.empty()) first = gradient;
+    CHECK(gradient == first);
+  }
+}
+
 int main() {
   for_each_simd([](const char*) {
     rectangle<float>(37, 101, 1e-5);
@@ -196,6 +234,10 @@ int main() {
     rectangle<double>(1, 40, 1e-13);
     steps<float>();
     steps<double>();
+    for (const InfoNceCase& c : info_nce_cases()) {
+      info_nce<float>(c, 3e-5);
+      info_nce<double>(c, 1e-12);
+    }
   });
   return report();
 }

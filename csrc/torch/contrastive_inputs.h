@@ -1,6 +1,7 @@
 // The arguments of the contrastive ops, checked once for the CPU and CUDA.
 #pragma once
 
+#include "core/info_nce.h"
 #include "torch/common.h"
 #include "torch/state_inputs.h"
 
@@ -112,6 +113,15 @@ inline ContrastiveStepInputs check_contrastive_step(
   check_device(*index, view1, op, "index");
   inputs.ids = checked_index(*index, inputs.batch, op);
   return inputs;
+}
+
+// The loss of info_nce_step, less the number that its alpha is. The fused step takes the mean over
+// the samples and the sum over the views of one modality.
+inline InfoNce info_nce_of(bool bimodal, bool flat) {
+  InfoNce loss;
+  loss.flat = flat;
+  loss.share = bimodal ? 1.0 : 0.5;
+  return loss;
 }
 
 template <class State>

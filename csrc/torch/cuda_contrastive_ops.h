@@ -1,5 +1,6 @@
-// P4 on CUDA: contrastive log sums and the fused step of the global contrastive losses, products by
-// cuBLAS through ATen on the current stream. Included by torch/cuda_ops.cpp only.
+// P4 on CUDA: contrastive log sums, the fused step of the global contrastive losses and that of the
+// losses without state, products by cuBLAS through ATen on the current stream. Included by
+// torch/cuda_ops.cpp only.
 #pragma once
 
 #include <ATen/ops/addmm.h>
@@ -56,6 +57,13 @@ inline void debug_check_temperatures(const char* op, const at::Tensor& temperatu
   const double low = temperatures.min().item<double>(), high = temperatures.max().item<double>();
   TORCH_CHECK_VALUE(low >= 1e-30 && std::isfinite(high), op,
                     ": expected temperature >= 1e-30 and finite, got ", low);
+}
+
+inline void debug_check_alpha(const char* op, const at::Tensor& alpha) {
+  if (!debugging()) return;
+  const double value = alpha.item<double>();
+  TORCH_CHECK_VALUE(value > 0 && std::isfinite(value), op, ": expected alpha > 0 and finite, got ",
+                    value);
 }
 
 inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs) {
@@ -216,6 +224,53 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
     });
   });
   if (update_state) bump_states(state, state_temperature, state_momentum);
+  return {value, gradient, slope};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
+    const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& alpha, bool bimodal, bool flat, bool normalize,
+    bool needs_gradient) {
+  constexpr const char* kOp = "info_nce_step";
+  const NoAutocast no_autocast;
+  const c10::cuda::CUDAGuard guard(view1.device());
+  const ContrastiveStepInputs inputs = check_contrastive_step(
+      kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt, std::nullopt, bimodal);
+  const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
+  debug_check_temperatures(kOp, tau);
+  at::Tensor equivalent;
+  if (alpha.has_value()) {
+    equivalent = device_number(*alpha, view1, kOp, "alpha");
+    debug_check_alpha(kOp, equivalent);
+  }
+  const auto options = inputs.view1.options();
+  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
+  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
+  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  visit_floating(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    cuda::ContrastiveStep<T, float> call;
+    call.bimodal = bimodal;
+    call.batch = inputs.batch;
+    call.width = inputs.width;
+    call.view1 = inputs.view1.const_data_ptr<T>();
+    call.view2 = inputs.view2.const_data_ptr<T>();
+    call.normalize = normalize;
+    call.temperature = tau.const_data_ptr<double>();
+    call.stateless = true;
+    call.info_nce = info_nce_of(bimodal, flat);
+    if (equivalent.defined()) call.alpha = equivalent.const_data_ptr<double>();
+    call.per_view = true;
+    call.relative = true;
+    call.embeddings = embeddings.mutable_data_ptr<T>();
+    call.value = value.mutable_data_ptr<T>();
+    call.temperature_slope = slope.mutable_data_ptr<T>();
+    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+    const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
+    const at::Tensor space = workspace_like(view1, bytes);
+    C10_CUDA_CHECK(cuda::launch_contrastive_step(
+        call, CudaProducts<T>(view1), space.mutable_data_ptr(), bytes, stream_of(view1)));
+  });
   return {value, gradient, slope};
 }
 

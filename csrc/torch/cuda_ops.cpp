@@ -352,6 +352,7 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
   m.impl("contrastive_log_sums_rows", &contrastive_log_sums_rows_cuda);
   m.impl("contrastive_log_sums_gradients", &contrastive_log_sums_gradients_cuda);
   m.impl("contrastive_step_", &contrastive_step_cuda_);
+  m.impl("info_nce_step", &info_nce_step_cuda);
   m.impl("ranking_step_", &ranking_step_cuda_);
   m.impl("auc_margin_step", &auc_margin_step_cuda);
   m.impl("cross_entropy_step", &cross_entropy_step_cuda);

@@ -22,10 +22,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
   const double tau = scalar_value(temperature, kOp, "temperature");
   TORCH_CHECK_VALUE(tau >= 1e-30 && std::isfinite(tau), kOp,
                     ": expected temperature >= 1e-30 and finite, got ", tau);
-  InfoNce loss;
-  loss.flat = flat;
-  // The fused step takes the mean over samples and the sum over views of one modality.
-  loss.share = bimodal ? 1.0 : 0.5;
+  InfoNce loss = info_nce_of(bimodal, flat);
   const double negatives = static_cast<double>((bimodal ? 1 : 2) * (inputs.batch - 1));
   const double equivalent = alpha.has_value() ? scalar_value(*alpha, kOp, "alpha") : negatives;
   TORCH_CHECK_VALUE(!alpha.has_value() || (equivalent > 0 && std::isfinite(equivalent)), kOp,
@@ -33,8 +30,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
   loss.log_alpha = std::log(equivalent);
   const auto options = inputs.view1.options();
   const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-  at::Tensor gradient =
-      at::empty(needs_gradient ? embeddings.sizes() : at::IntArrayRef({0}), options);
+  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
   at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xrisk_ext.losses._contrastive_rows import contrastive_rows
-from xrisk_ext.losses._embeddings import check_embeddings, check_integers
-from xrisk_ext.losses._rows import WholeBatch
+from xrisk_ext.losses._embeddings import Reduction, check_embeddings, check_integers
+from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.ops.contrastive_step import StepOptions, contrastive_step
 from xrisk_ext.ops.surrogates import check_devices, check_tensor
 from xrisk_ext.state import MovingAverage, keep_precision
-
-Reduction = Literal["mean", "none"]
 
 
 def cosine_gamma(epoch: float, decay_epochs: float, minimum: float) -> float:
@@ -180,6 +178,9 @@ class ContrastiveLoss(nn.Module):
         index: Tensor | None,
         update_state: bool,
     ) -> Tensor:
+        if self.reduction == "none":
+            by_name = dict(zip(names, views, strict=True))
+            return self.forward_rows(WHOLE_BATCH, index=index, update_state=update_state, **by_name)
         owner = type(self).__name__
         for name, view in zip(names, views, strict=True):
             check_tensor(view, name)
@@ -204,11 +205,10 @@ class ContrastiveLoss(nn.Module):
             views[0], names[0], index=index, state=state, gamma=self.gamma,
             temperature=self.temperature,
         )  # fmt: skip
-        value = contrastive_step(
+        return contrastive_step(
             views[0], views[1], index, state, temperatures, momenta, self.gamma,
             self.temperature, self.eta, self._options, update_state,
         )  # fmt: skip
-        return value if self.reduction == "mean" else value.reshape(1)
 
     def forward_rows(
         self,
@@ -231,11 +231,10 @@ class ContrastiveLoss(nn.Module):
             if self.temperatures is not None:
                 temperatures, momenta = self.temperatures.value, self.temperatures.momentum
         view1, view2 = views.values()
-        value = contrastive_rows(
+        return contrastive_rows(
             self, self._options, rows, (view1, view2), index, state, temperatures, momenta,
             update_state,
         )  # fmt: skip
-        return value if self.reduction == "mean" else value.reshape(1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ContrastiveLoss":
         before = dict(self._buffers)

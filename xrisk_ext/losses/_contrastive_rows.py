@@ -1,6 +1,7 @@
-"""A step of the global contrastive losses for a process's own rows (xrisk_ext.distributed).
+"""A step of the global contrastive losses row by row.
 
-What the fused step does for a whole batch, composed of log sums of the own rows against the
+For a process's own rows (xrisk_ext.distributed), and for one value per sample. What the fused step
+does for the mean of a whole batch, composed of log sums of the own rows against the
 embeddings of all and of the state update. With w_i = tau_i exp(log g_i - log u_i) constant, the
 gradient of sum_i w_i log g_i is that of the method.
 """
@@ -11,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from xrisk_ext.losses._embeddings import row_products, unit_rows
+from xrisk_ext.losses._embeddings import Reduction, accumulated, row_products, unit_rows
 from xrisk_ext.losses._rows import WholeBatch
 from xrisk_ext.ops.contrastive import contrastive_log_sums
 from xrisk_ext.ops.contrastive_step import StepOptions
@@ -23,6 +24,7 @@ class Setting(Protocol):
     gamma: Tensor
     eta: Tensor
     temperature: Tensor
+    reduction: Reduction
 
 
 def contrastive_rows(
@@ -36,12 +38,18 @@ def contrastive_rows(
     momenta: Tensor | None,
     write: bool,
 ) -> Tensor:
-    """The value of the whole batch; state, temperatures and momenta ``[sides, N]`` or None."""
+    """The value of the whole batch, or those of the own samples: ``loss.reduction``.
+
+    State, temperatures and momenta ``[sides, N]`` or None.
+    """
+    if rows.is_whole:  # what is gathered stays small
+        views = (accumulated(views[0]), accumulated(views[1]))
     a, b = (unit_rows(v) if options.normalize else v for v in views)
     all_a, all_b = rows.gather(a, b)
     count, own = len(all_a), len(a)
     if count < 2:
-        return rows.total(0.0 * (a.sum() + b.sum()))
+        nothing = 0.0 * row_products(a, b) * rows.shared(loss.temperature)
+        return nothing if loss.reduction == "none" else rows.total(nothing.sum())
     here = torch.arange(own, device=a.device) + rows.offset
     sides = 2 if options.bimodal else 1
     # temperatures: 0-dim, or [2, B] of the anchors of both views
@@ -68,7 +76,8 @@ def contrastive_rows(
     log_g = torch.stack(sums)
     positive = row_products(a, b)
     offset = positive / tau if options.relative else torch.zeros_like(positive)
-    log_g = log_g - offset
+    # one that is not finite makes all so, and is never stored
+    log_g = log_g - offset + _gap(all_a, all_b, log_g, offset)
     observed = log_g.detach()
 
     log_u = _average(options, rows, index, state, loss.gamma, observed, write)
@@ -92,7 +101,15 @@ def contrastive_rows(
         stepped = tau[:sides] - loss.eta * v
         stepped = stepped.clamp(options.lowest, options.highest)
         rows.update(temperatures, index, stepped, 1.0, log=False, write=True)
+    if loss.reduction == "none":
+        return values.sum(0) / sides
     return rows.total(values.sum() / (sides * count))
+
+
+@torch.no_grad()
+def _gap(*tensors: Tensor) -> Tensor:
+    """Zero, or NaN where an entry is not finite."""
+    return torch.stack([(t - t).sum() for t in tensors]).sum()
 
 
 @torch.no_grad()

@@ -60,6 +60,9 @@ def unit_rows(x: Tensor) -> Tensor:
     A zero row stays zero and gets no gradient.
     """
     wide = accumulated(x)
+    if x.shape[1] > 0:  # squares leave the range of the dtype before the entries do
+        largest = wide.detach().abs().amax(1, keepdim=True)
+        wide = wide / largest.masked_fill(largest == 0, 1.0)
     length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     empty = length == 0
     unit: Tensor = wide / length.masked_fill(empty, 1.0)
@@ -91,9 +94,9 @@ class EmbeddingLoss(Schedules):
     def _unit(self, x: Tensor) -> Tensor:
         return unit_rows(x) if self.normalize else x
 
-    def _is_fused(self, rows: WholeBatch, view: Tensor) -> bool:
+    def _is_fused(self, rows: WholeBatch) -> bool:
         """Does one fused step, with the gradient in the forward, compute the mean?"""
-        return rows.is_whole and self.reduction == "mean" and view.is_cpu
+        return rows.is_whole and self.reduction == "mean"
 
     def _reduce(self, rows: WholeBatch, values: Tensor, count: int) -> Tensor:
         """The mean over the ``count`` values of all processes, or those of the own rows."""

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xrisk_ext.losses._contrastive_loss import ContrastiveLoss, Reduction
+from xrisk_ext.losses._contrastive_loss import ContrastiveLoss
+from xrisk_ext.losses._embeddings import Reduction
 from xrisk_ext.ops.contrastive_step import StepOptions
 
 TemperatureMode = Literal["constant", "individual", "global"]
@@ -42,7 +43,7 @@ class GlobalContrastiveLoss(ContrastiveLoss):
         relative_to_positive: individual temperatures see ``s_ij - s_i^+`` as the paper has it;
             False: ``s_ij``, as LibAUC does.
         state_dtype: float32 or float64.
-        reduction: ``"mean"`` (a scalar) or ``"none"`` (``[1]``).
+        reduction: ``"mean"`` (a scalar) or ``"none"`` (``[B]``: of each sample, whose mean F is).
 
     In ``eval()`` the state is neither read nor written: value and gradient are those of the batch
     alone. A batch of one gives zero and leaves the state alone. If an embedding is NaN or infinite,
@@ -155,7 +156,7 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
         eta, beta, min_temperature, max_temperature: of individual temperatures.
         epsilon: added to u, >= 0; FastCLIP has 1e-14.
         state_dtype: float32 or float64.
-        reduction: ``"mean"`` (a scalar) or ``"none"`` (``[1]``).
+        reduction: ``"mean"`` (a scalar) or ``"none"`` (``[B]``: of each pair, whose mean F is).
 
     In ``eval()``, for a batch of one and for embeddings that are not finite: as
     :class:`GlobalContrastiveLoss`.

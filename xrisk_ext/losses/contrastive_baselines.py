@@ -2,8 +2,8 @@
 
 Each is a few lines on :func:`~xrisk_ext.ops.contrastive_log_sums`: no matrix of similarities is
 stored, forward or backward, and positives are products of rows. `forward_rows` computes a process's
-own rows against the keys of all (xrisk_ext.distributed). On the CPU the mean of a whole batch is a
-fused step, which multiplies similarities once for both directions.
+own rows against the keys of all (xrisk_ext.distributed). The mean of a whole batch is a fused step,
+which multiplies similarities once for both directions.
 """
 
 import math
@@ -52,7 +52,7 @@ class _TwoViewLoss(EmbeddingLoss, ABC):
     ) -> Tensor:
         """As ``forward``, for the own rows of a batch."""
         check_embeddings("view1", view1=view1, view2=view2)
-        if self._is_fused(rows, view1):
+        if self._is_fused(rows):
             return self._fused(view1, view2)
         a, b = self._unit(view1), self._unit(view2)
         all_a, all_b = rows.gather(a, b)
@@ -275,7 +275,7 @@ class SupConLoss(EmbeddingLoss):
         sums, sizes = _class_sums(all_a, all_b, all_labels, rows.offset, len(a))  # of own rows
         positives = row_products(queries, sums.repeat(2, 1)) - row_products(queries, queries)
         means = positives / ((2 * sizes - 1).repeat(2) * self.temperature)
-        if self._is_fused(rows, view1):  # NT-Xent, and what the positives differ by
+        if self._is_fused(rows):  # NT-Xent, and what the positives differ by
             fused = info_nce_step(
                 view1, view2, self.temperature, None, bimodal=False, normalize=self.normalize
             )
@@ -381,7 +381,7 @@ class CLIPLoss(EmbeddingLoss):
         """As ``forward``, for the own rows of a batch."""
         check_embeddings("view1", view1=view1, view2=view2)
         temperature = rows.shared(self._current_temperature())
-        if self._is_fused(rows, view1):
+        if self._is_fused(rows):
             return info_nce_step(
                 view1, view2, temperature, None, bimodal=True, normalize=self.normalize
             )

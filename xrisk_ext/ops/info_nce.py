@@ -21,7 +21,7 @@ def info_nce_step(
     the other, both ways round. ``alpha=None`` is the number of negatives: InfoNCE. ``flat``:
     log(alpha g). Views ``[B, D]``. Similarities are multiplied once for both directions, kept where
     few and multiplied again where not; the gradients for views and temperature are attached to the
-    value. On the CPU.
+    value.
     """
     needs_gradient = torch.is_grad_enabled() and (
         view1.requires_grad or view2.requires_grad or temperature.requires_grad
