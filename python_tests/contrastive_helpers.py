@@ -23,6 +23,18 @@ KINDS: dict[str, tuple[bool, dict[str, Any]]] = {
     ),
     "bimodal": (True, {"temperature": 0.1}),
     "bimodal_individual": (True, {"temperature": 0.03, "temperature_mode": "individual"}),
+    "fastclip_v2": (
+        True,
+        {
+            "temperature": 0.03,
+            "temperature_mode": "individual",
+            "temperature_optimizer": "adam",
+            "max_slope": 5.5,
+            "min_temperature": 0.01,
+            "max_temperature": 1.0,
+            "epsilon": 1e-14,
+        },
+    ),
     "bimodal_global": (True, {"temperature": 0.0625, "temperature_mode": "global"}),
     "fastclip_v0": (
         True,
@@ -34,7 +46,7 @@ KINDS: dict[str, tuple[bool, dict[str, Any]]] = {
         },
     ),
 }
-STATEFUL_TEMPERATURES = ("isogclr", "isogclr_raw", "bimodal_individual")
+STATEFUL_TEMPERATURES = ("isogclr", "isogclr_raw", "bimodal_individual", "fastclip_v2")
 LEARNED = ("bimodal_global", "fastclip_v0")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -101,8 +113,9 @@ class Truth:
             state = state[0]
         if tau is not None and momentum is not None:
             individual = reference.Individual(
-                tau, momentum, options.rho, loss.eta, options.beta, options.lowest, options.highest
-            )
+                tau, momentum, options.rho, loss.eta, options.beta, options.lowest,
+                options.highest, options.second_beta, options.slope_limit,
+            )  # fmt: skip
         temperature = loss.temperature.detach().double()
         arguments = (*views, state, loss.gamma)
         if options.bimodal:

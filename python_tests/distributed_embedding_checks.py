@@ -200,14 +200,21 @@ def check_defect_every_process_computes_all_rows(ranks: Ranks) -> None:
         assert sum(asked) == rows
 
 
-def check_global_contrastive_losses(ranks: Ranks) -> None:
-    def call(loss: nn.Module, model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
-        image, text, classes = model(rows)
-        value: Tensor = loss(image, text, rows["index"])
-        return value + 0.0 * classes.sum()
+def with_ids(loss: nn.Module, model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    image, text, classes = model(rows)
+    value: Tensor = loss(image, text, rows["index"])
+    return value + 0.0 * classes.sum()
 
+
+def check_own_values_of_global_contrastive_losses(ranks: Ranks) -> None:
+    for kind, name in (("view", "individual"), ("image", "global")):
+        make = lambda: make_global(kind, name, reduction="none")  # noqa: B023, E731
+        follow_one_process(ranks, make, (3, 1, 4, 2), with_ids, own_values=True)
+
+
+def check_global_contrastive_losses(ranks: Ranks) -> None:
     for kind, name in VARIANTS:
         make = lambda: make_global(kind, name)  # noqa: B023, E731
-        follow_one_process(ranks, make, UNEVEN, call)
-        if name == "individual":
-            follow_one_process(ranks, make, (3, 3, 3, 3), call, state="sharded")
+        follow_one_process(ranks, make, UNEVEN, with_ids)
+        if name in ("individual", "adam"):
+            follow_one_process(ranks, make, (3, 3, 3, 3), with_ids, state="sharded")

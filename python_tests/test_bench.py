@@ -15,6 +15,7 @@ import torch
 from xrisk_ext.bench import cli, launches, limits, peers, record, selection, tables
 from xrisk_ext.bench.race import Budget, Contestant, Race
 from xrisk_ext.testing import cases
+from xrisk_ext.testing.baseline_cases import BASELINES, BaselineCase
 from xrisk_ext.testing.ranking_cases import MetricCase, SortCase
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,22 @@ def test_a_peer_that_holds_all_pairs_is_left_out_of_the_largest_case() -> None:
     assert case.pairs > peers.PAIRS_HELD
     _, left_out = peers.build_all(case, ["eager", "libauc", "compiled_eager"])
     assert left_out.keys() == {"eager", "libauc", "compiled_eager"}
+
+
+def test_a_peer_that_holds_pairs_of_pairs_is_left_out_sooner() -> None:
+    reasons = []
+    for batch in (256, 1024):
+        _, left_out = peers.build_all(BaselineCase("NTXent", batch), ["metric_learning"])
+        reasons.append(left_out)
+    assert reasons == [{}, {"metric_learning": "holds pairs of pairs, 69 GB here"}]
+
+
+def test_products_are_the_limit_of_the_contrastive_baselines() -> None:
+    for case in BASELINES:
+        limit = case.limit()
+        assert limit.bytes == float("inf")
+        a_product = case.batch * (case.queue or case.batch) * case.dimension
+        assert limit.lanes == {"CLIP": 3, "MoCo": 2}.get(case.loss, 6) * a_product
 
 
 def test_an_algorithm_that_a_surrogate_lacks_does_not_race_there() -> None:

@@ -140,8 +140,11 @@ def test_bad_options_of_one_loss() -> None:
         {"epsilon": -1.0},
         {"rho": INF},
         {"temperature_mode": "individual", "temperature_weighted": False},
+        {"temperature_mode": "individual", "temperature_optimizer": "sgd"},
+        {"betas": (0.9, 1.0)},
+        {"max_slope": 0.0},
     ):
-        with pytest.raises(ValueError, match=r"temperature|epsilon|rho"):
+        with pytest.raises(ValueError, match=r"temperature|epsilon|rho|betas|max_slope"):
             BimodalGlobalContrastiveLoss(NUM_SAMPLES, **options)  # type: ignore[arg-type]
 
 

@@ -21,6 +21,12 @@ UNIMODAL: dict[str, dict[str, Any]] = {
 BIMODAL: dict[str, dict[str, Any]] = {
     "constant": {},
     "individual": {"temperature_mode": "individual", "max_temperature": 1.0},
+    "adam": {
+        "temperature_mode": "individual",
+        "temperature_optimizer": "adam",
+        "max_temperature": 1.0,
+        "max_slope": 5.5,
+    },
     "global": {"temperature_mode": "global"},
     "unweighted": {"temperature_mode": "global", "temperature_weighted": False},
     "floored": {"epsilon": 1e-3},

@@ -54,6 +54,7 @@ def _with_path(path: list[str], target: Callable[..., None], *arguments: Any) ->
 def _run_checks(rank: int, folder: str) -> None:
     import distributed_checks
     import distributed_embedding_checks
+    import distributed_family_checks
 
     dist.init_process_group(
         "gloo",
@@ -64,7 +65,11 @@ def _run_checks(rank: int, folder: str) -> None:
     )
     ranks = distributed_checks.Ranks()
     results = Path(folder, f"{rank}.txt")
-    checks = {**vars(distributed_checks), **vars(distributed_embedding_checks)}
+    checks = {
+        **vars(distributed_checks),
+        **vars(distributed_embedding_checks),
+        **vars(distributed_family_checks),
+    }
     for name in [n for n in checks if n.startswith("check_")]:
         with results.open("a") as file:
             try:

@@ -147,6 +147,34 @@ def test_individual_temperatures_descend_their_objective(kind: str) -> None:
             assert_close(moved[side, sample], share * slope, rtol=1e-6)
 
 
+def test_adam_is_that_of_torch_for_each_sample() -> None:
+    adam = make("fastclip_v2", eta=0.002, state_dtype=torch.float64)
+    slopes = make("bimodal_individual", eta=0.0, beta=1.0, state_dtype=torch.float64)
+    slopes._options = slopes._options._replace(
+        lowest=0.01, highest=1.0, epsilon=1e-14, slope_limit=5.5
+    )
+    assert adam.temperatures is not None and slopes.temperatures is not None
+    one_each = [p.clone().requires_grad_() for p in adam.temperatures.value.flatten()]
+    optimizer = torch.optim.Adam(one_each, lr=0.002, betas=(0.9, 0.999), eps=1e-8)
+    clipped = set()
+    for k in range(6):
+        ids = torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(k))[:5]
+        views = make_views(10 * k, size=5)._replace(index=ids)
+        slopes.temperatures.value.copy_(adam.temperatures.value)
+        step(slopes, views)
+        step(adam, views)
+        optimizer.zero_grad()
+        for side in (0, 1):
+            for i in ids.tolist():
+                slope = slopes.temperatures.momentum[side, i].clone()
+                one_each[side * NUM_SAMPLES + i].grad = slope
+                clipped.add(bool(slope.abs() == 5.5))
+        optimizer.step()
+        expected = torch.stack(one_each).detach().view(2, NUM_SAMPLES)
+        assert_close(adam.temperatures.value, expected, rtol=1e-9)
+    assert clipped == {False, True}  # the limit was met, and not always
+
+
 def test_sogclr_is_flat_nce() -> None:
     # METHODS identity 7: gamma = 1, denominators apart: 2 tau times the gradient of the softmax
     # over the negatives alone, averaged over the 2B anchors

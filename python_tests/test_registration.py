@@ -139,9 +139,9 @@ def _info_nce_step() -> list[Arguments]:
 
 
 def _contrastive_step_() -> list[Arguments]:
-    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, lowest, highest,
-    rho, epsilon; bimodal, normalize, per_view, relative, temperature_weighted; update_state,
-    needs_gradient.
+    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, second_beta,
+    slope_limit, lowest, highest, rho, epsilon; bimodal, normalize, per_view, relative,
+    temperature_weighted; update_state, needs_gradient.
     """
 
     def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
@@ -152,7 +152,8 @@ def _contrastive_step_() -> list[Arguments]:
 
     first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
     learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
-    numbers = (_scalar(0.3), _scalar(0.2), _scalar(0.01), 0.9, 0.05, 0.7, 0.3, 0.0)
+    schedules, rest = (_scalar(0.3), _scalar(0.2), _scalar(0.01)), (0.05, 0.7, 0.3, 0.0)
+    numbers, adam = (*schedules, 0.9, 0.0, torch.inf, *rest), (*schedules, 0.1, 0.001, 5.0, *rest)
     tau = torch.tensor(0.2, requires_grad=True)
     learned = (*numbers[:1], tau, *numbers[2:])
     one, own = (False, True, False, False, True), (False, True, False, True, True)
@@ -162,6 +163,7 @@ def _contrastive_step_() -> list[Arguments]:
         (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
         (learnt, second, index, state(2), None, None, *learned, *two, True, True),
         (learnt, half, index, *three(2), *numbers, *two, False, True),
+        (learnt, half, index, state(2), state(2, 0.2), state(6, 0.0), *adam, *two, True, True),
         (first.half(), half, None, None, None, None, *numbers, *one, True, False),
         (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
     ]

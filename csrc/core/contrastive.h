@@ -64,7 +64,21 @@ XRISK_HD ContrastiveTerms contrastive_rule(const AnchorExponents& z, double log_
 // log((e^a + e^b) / 2)
 XRISK_HD double log_mean_exp(double a, double b) { return log_add_exp(a, b) - 0.69314718055994531; }
 
-// The next temperature, along the momentum of its slope; NaN leaves it alone.
+// Within +-limit; keeps a NaN.
+XRISK_HD double limited(double slope, double limit) {
+  return slope > limit ? limit : slope < -limit ? -limit : slope;
+}
+
+// Adam's direction from the moments of `steps` slopes, the weights of a new one being beta and
+// second_beta. Source: Kingma & Ba (ICLR 2015).
+XRISK_HD double adam_direction(double first, double second, double steps, double beta,
+                               double second_beta) {
+  const double mean = first / -expm1(steps * log1p(-beta));
+  const double square = second / -expm1(steps * log1p(-second_beta));
+  return mean / (sqrt(square) + 1e-8);
+}
+
+// The next temperature, along the momentum of its slope or Adam's direction; NaN leaves it alone.
 XRISK_HD double stepped_temperature(double temperature, double momentum, double eta, double lowest,
                                     double highest) {
   const double next = temperature - eta * momentum;

@@ -238,14 +238,34 @@ class Step {
     return result;
   }
 
-  // One step of momentum per sample; entries of one id read the same and write the same.
+  // One step per sample; entries of one id read the same and write the same.
   void step_temperatures() {
     if (!call_.bimodal) {
       for (int64_t i = 0; i < batch_; ++i) slopes_[i] = 0.5 * (slopes_[i] + slopes_[batch_ + i]);
     }
+    for (int64_t i = 0; i < sides_ * batch_; ++i) {
+      slopes_[i] = limited(slopes_[i], call_.slope_limit);
+    }
+    double* squares = scratch_.allocate<double>(batch_);
+    double* steps = scratch_.allocate<double>(batch_);
     for (int64_t side = 0; side < sides_; ++side) {
       double* slopes = slopes_ + side * batch_;
-      update(call_.momenta + side * call_.rows, slopes, call_.beta, false, true, slopes);
+      State* momenta = call_.momenta + side * call_.rows;
+      for (int64_t i = 0; i < batch_; ++i) squares[i] = slopes[i] * slopes[i];
+      update(momenta, slopes, call_.beta, false, true, slopes);
+      if (call_.second_beta > 0.0) {
+        State* second = momenta + sides_ * call_.rows;
+        State* counts = second + sides_ * call_.rows;
+        for (int64_t i = 0; i < batch_; ++i) {
+          steps[i] = static_cast<double>(counts[call_.index[i]]) + 1.0;
+        }
+        update(second, squares, call_.second_beta, false, true, squares);
+        update(counts, steps, 1.0, false, true, steps);
+        for (int64_t i = 0; i < batch_; ++i) {
+          slopes[i] =
+              adam_direction(slopes[i], squares[i], steps[i], call_.beta, call_.second_beta);
+        }
+      }
       State* temperatures = call_.temperatures + side * call_.rows;
       for (int64_t i = 0; i < batch_; ++i) {
         temperatures[call_.index[i]] = static_cast<State>(stepped_temperature(

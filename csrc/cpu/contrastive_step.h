@@ -1,6 +1,7 @@
 // The fused step of a global contrastive loss: similarities -> sums -> rule and state -> gradients.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/contrastive.h"
@@ -24,8 +25,8 @@ struct ContrastiveStep {
 
   const int64_t* index = nullptr;  // [B], each in [0, rows)
   State* state = nullptr;          // [sides, rows] log u, or null
-  State* temperatures = nullptr;   // [sides, rows] individual temperatures and their momenta,
-  State* momenta = nullptr;        // or null: `temperature` for all
+  State* temperatures = nullptr;   // [sides, rows] individual temperatures and their momenta
+  State* momenta = nullptr;        // (Adam: [3 sides, rows]), or null: `temperature` for all
   int64_t rows = 0;
   bool write_state = true;
 
@@ -36,6 +37,9 @@ struct ContrastiveStep {
   bool per_view = false;              // one modality: each view is divided by its own average
   bool relative = false;  // exponents are relative to the positive pair; always so if bimodal
   double eta = 0.0, beta = 0.0, lowest = 0.0, highest = 0.0;
+  double second_beta = 0.0;  // > 0: Adam; momenta are [3 sides, rows]: first and second moments,
+                             // then numbers of steps
+  double slope_limit = INFINITY;
 
   T* embeddings = nullptr;  // [2, B, D], scratch
   T* gradient = nullptr;    // [2, B, D], or null: not wanted

@@ -33,14 +33,14 @@ template <class T, class State>
 StepSpace<T> carve(const ContrastiveStep<T, State>& call, Carver& carver) {
   const int64_t batch = call.batch, anchors = 2 * batch;
   StepSpace<T> space{};
-  for (double** each :
-       {&space.norms, &space.temperatures, &space.log_means, &space.log_u, &space.values,
-        &space.slopes, &space.totals, &space.sums.masses, &space.sums.moments}) {
+  for (double** each : {&space.norms, &space.temperatures, &space.log_means, &space.log_u,
+                        &space.values, &space.slopes, &space.totals, &space.squares, &space.steps,
+                        &space.sums.masses, &space.sums.moments}) {
     *each = carver.take<double>(anchors);
   }
   space.positives = carver.take<double>(batch);
   space.shared = carver.take<double>(batch);
-  space.constants = carver.take<double>(2);
+  space.constants = carver.take<double>(3);
   space.seen = carver.take<AnchorExponents>(anchors);
   space.index = carver.take<int64_t>(anchors);
   space.exclude = carver.take<int64_t>(2 * anchors);
@@ -157,13 +157,19 @@ class Step {
   // Entries of one id read the same temperature and write the same.
   cudaError_t step_temperatures() {
     const StepSpace<T>& space = step_.space;
-    if (!call_.bimodal) {
-      XRISK_LAUNCH((mean_slope_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
-                   step_);
-    }
-    const cudaError_t error =
+    XRISK_LAUNCH((slope_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_, step_);
+    cudaError_t error =
         update(call_.momenta, space.slopes, space.constants, false, true, space.totals);
     if (error != cudaSuccess) return error;
+    if (call_.second_beta > 0.0) {
+      const int64_t size = (call_.bimodal ? 2 : 1) * call_.rows;
+      error = update(call_.momenta + size, space.squares, space.constants + 2, false, true,
+                     space.log_u);
+      if (error != cudaSuccess) return error;
+      error = update(call_.momenta + 2 * size, space.steps, space.constants + 1, false, true,
+                     space.log_means);
+      if (error != cudaSuccess) return error;
+    }
     XRISK_LAUNCH((temperature_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
                  step_);
     return update(call_.temperatures, space.values, space.constants + 1, false, true, space.totals);

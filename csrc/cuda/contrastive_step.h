@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -25,8 +26,8 @@ struct ContrastiveStep {
 
   const int64_t* index = nullptr;  // [B]
   State* state = nullptr;          // [sides, rows] log u, or null
-  State* temperatures = nullptr;   // [sides, rows] individual temperatures, and their momenta, or
-  State* momenta = nullptr;        // null
+  State* temperatures = nullptr;   // [sides, rows] individual temperatures, and their momenta
+  State* momenta = nullptr;        // (Adam: [3 sides, rows]), or null
   int64_t rows = 0;
   bool write_state = true;
 
@@ -40,6 +41,8 @@ struct ContrastiveStep {
   bool per_view = false;
   bool relative = false;
   double beta = 0.0, lowest = 0.0, highest = 0.0;
+  double second_beta = 0.0;  // > 0: Adam
+  double slope_limit = INFINITY;
 
   int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time
   T* embeddings = nullptr;                  // [2, B, D], scratch

@@ -29,7 +29,9 @@ struct StepSpace {
   double* values;         // [2B]
   double* slopes;         // [2B]
   double* totals;         // [2B]
-  double* constants;      // {beta, 1}
+  double* squares;        // [2B] of the slopes, and the number of steps with each: Adam
+  double* steps;          // [2B]
+  double* constants;      // {beta, 1, second_beta}
   int64_t* index;         // [2, B]
   int64_t* exclude;       // [2B, 2] or [B, 1]
   T* inverses;            // [2B]
@@ -151,6 +153,7 @@ __global__ void prepare_kernel(StepAnchors<T, State> step) {
   if (a == 0) {
     space.constants[0] = call.beta;
     space.constants[1] = 1.0;
+    space.constants[2] = call.second_beta;
   }
 }
 
@@ -245,23 +248,41 @@ __global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> ste
   *step.call.temperature_slope = static_cast<T>(slope * step.share);
 }
 
-// A thread an entry: one modality has one temperature for both views.
+// A thread an anchor with a temperature: its slope, one modality having one for both views; what
+// Adam observes. Where the slope is not finite nothing is, and nothing is stored.
 template <class T, class State>
-__global__ void mean_slope_kernel(StepAnchors<T, State> step) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t batch = step.call.batch;
-  if (i >= batch) return;
-  step.space.slopes[i] = 0.5 * (step.space.slopes[i] + step.space.slopes[batch + i]);
+__global__ void slope_kernel(StepAnchors<T, State> step) {
+  const ContrastiveStep<T, State>& call = step.call;
+  const StepSpace<T>& space = step.space;
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t batch = call.batch;
+  if (a >= (call.bimodal ? step.anchors : batch)) return;
+  double slope = space.slopes[a];
+  if (!call.bimodal) slope = 0.5 * (slope + space.slopes[batch + a]);
+  space.slopes[a] = slope = limited(slope, call.slope_limit);
+  if (!(call.second_beta > 0.0)) return;
+  const int64_t sides = call.bimodal ? 2 : 1, side = a < batch ? 0 : 1, id = space.index[a];
+  const bool known = id >= 0 && id < call.rows;
+  const double before =
+      known ? static_cast<double>(call.momenta[(2 * sides + side) * call.rows + id]) : 0.0;
+  space.squares[a] = slope * slope;
+  space.steps[a] = before + 1.0 + (slope - slope);
 }
 
-// A thread an anchor: from momenta (in totals) to the next temperatures (in values).
+// A thread an anchor: from momenta (in totals) to the next temperatures (in values). Adam's second
+// moments are in log_u, which nothing needs any more.
 template <class T, class State>
 __global__ void temperature_kernel(StepAnchors<T, State> step) {
   const ContrastiveStep<T, State>& call = step.call;
   const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (a >= (call.bimodal ? step.anchors : call.batch)) return;
-  step.space.values[a] = stepped_temperature(step.space.temperatures[a], step.space.totals[a],
-                                             *call.eta, call.lowest, call.highest);
+  double direction = step.space.totals[a];
+  if (call.second_beta > 0.0) {
+    direction = adam_direction(direction, step.space.log_u[a], step.space.steps[a], call.beta,
+                               call.second_beta);
+  }
+  step.space.values[a] = stepped_temperature(step.space.temperatures[a], direction, *call.eta,
+                                             call.lowest, call.highest);
 }
 
 }  // namespace xrisk::cuda

@@ -80,7 +80,7 @@ inline ContrastiveStepInputs check_contrastive_step(
     const char* op, const at::Tensor& view1, const at::Tensor& view2,
     const std::optional<at::Tensor>& index, const std::optional<at::Tensor>& state,
     const std::optional<at::Tensor>& state_temperature,
-    const std::optional<at::Tensor>& state_momentum, bool bimodal) {
+    const std::optional<at::Tensor>& state_momentum, bool bimodal, bool adam = false) {
   check_floating(view1, op, "view1");
   check_floating(view2, op, "view2");
   check_device(view2, view1, op, "view2");
@@ -101,11 +101,13 @@ inline ContrastiveStepInputs check_contrastive_step(
   if (!state.has_value()) return inputs;
   const int64_t sides = bimodal ? 2 : 1;
   inputs.rows = state->dim() == 2 ? state->size(1) : 0;
-  for (const std::optional<at::Tensor>& t : {state, state_temperature, state_momentum}) {
+  for (const std::optional<at::Tensor>* each : {&state, &state_temperature, &state_momentum}) {
+    const std::optional<at::Tensor>& t = *each;
     if (!t.has_value()) continue;
     check_state(*t, view1, op);
-    TORCH_CHECK_VALUE(t->dim() == 2 && t->size(0) == sides && t->size(1) == inputs.rows, op,
-                      ": expected state of shape [", sides, ", N], got ", t->sizes());
+    const int64_t wanted = each == &state_momentum && adam ? 3 * sides : sides;
+    TORCH_CHECK_VALUE(t->dim() == 2 && t->size(0) == wanted && t->size(1) == inputs.rows, op,
+                      ": expected state of shape [", wanted, ", N], got ", t->sizes());
     TORCH_CHECK_TYPE(t->scalar_type() == state->scalar_type(), op,
                      ": expected state of one dtype, got ", t->scalar_type());
   }

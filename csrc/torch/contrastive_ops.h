@@ -182,13 +182,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
     const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
-    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
-    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
-    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient) {
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double second_beta,
+    double slope_limit, double lowest, double highest, double rho, double epsilon, bool bimodal,
+    bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
+    bool needs_gradient) {
   constexpr const char* kOp = "contrastive_step_";
   const NoAutocast no_autocast;
   const ContrastiveStepInputs inputs = check_contrastive_step(
-      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal);
+      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal, second_beta > 0);
   const double gamma_value = unit_interval_value(gamma, kOp, "gamma");
   const double tau = scalar_value(temperature, kOp, "temperature");
   TORCH_CHECK_VALUE(tau >= 1e-30 && std::isfinite(tau), kOp,
@@ -230,6 +231,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
       call.relative = relative;
       call.eta = eta_value;
       call.beta = beta;
+      call.second_beta = second_beta;
+      call.slope_limit = slope_limit;
       call.lowest = lowest;
       call.highest = highest;
       call.embeddings = embeddings.mutable_data_ptr<T>();
@@ -248,18 +251,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
     const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
-    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
-    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
-    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient) {
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double second_beta,
+    double slope_limit, double lowest, double highest, double rho, double epsilon, bool bimodal,
+    bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
+    bool needs_gradient) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("xrisk_ext::contrastive_step_", "")
                              .typed<decltype(contrastive_step_)>();
   std::tuple<at::Tensor, at::Tensor, at::Tensor> result;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = op.call(view1, view2, index, state, state_temperature, state_momentum, gamma,
-                     temperature, eta, beta, lowest, highest, rho, epsilon, bimodal, normalize,
-                     per_view, relative, temperature_weighted, update_state, needs_gradient);
+    result =
+        op.call(view1, view2, index, state, state_temperature, state_momentum, gamma, temperature,
+                eta, beta, second_beta, slope_limit, lowest, highest, rho, epsilon, bimodal,
+                normalize, per_view, relative, temperature_weighted, update_state, needs_gradient);
     if (!needs_gradient) return result;
   }
   const auto& [value, gradient, slope] = result;

@@ -169,14 +169,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
     const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
-    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
-    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
-    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient) {
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double second_beta,
+    double slope_limit, double lowest, double highest, double rho, double epsilon, bool bimodal,
+    bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
+    bool needs_gradient) {
   constexpr const char* kOp = "contrastive_step_";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
   const ContrastiveStepInputs inputs = check_contrastive_step(
-      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal);
+      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal, second_beta > 0);
   const at::Tensor gammas = device_number(gamma, view1, kOp, "gamma");
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   const at::Tensor steps = device_number(eta, view1, kOp, "eta");
@@ -211,6 +212,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
       call.per_view = per_view;
       call.relative = relative;
       call.beta = beta;
+      call.second_beta = second_beta;
+      call.slope_limit = slope_limit;
       call.lowest = lowest;
       call.highest = highest;
       call.embeddings = embeddings.mutable_data_ptr<T>();

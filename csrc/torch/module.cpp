@@ -102,9 +102,10 @@ TORCH_LIBRARY(xrisk_ext, m) {
   m.def(
       "contrastive_step_(Tensor view1, Tensor view2, Tensor? index, Tensor(a!)? state, "
       "Tensor(b!)? state_temperature, Tensor(c!)? state_momentum, Tensor gamma, "
-      "Tensor temperature, Tensor eta, float beta, float lowest, float highest, float rho, "
-      "float epsilon, bool bimodal, bool normalize, bool per_view, bool relative, "
-      "bool temperature_weighted, bool update_state, bool needs_gradient) -> "
+      "Tensor temperature, Tensor eta, float beta, float second_beta, float slope_limit, "
+      "float lowest, float highest, float rho, float epsilon, bool bimodal, bool normalize, "
+      "bool per_view, bool relative, bool temperature_weighted, bool update_state, "
+      "bool needs_gradient) -> "
       "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // The same without state: a cross entropy of each positive; alpha None is the number of
   // negatives.

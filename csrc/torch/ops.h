@@ -105,18 +105,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
     const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
-    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
-    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
-    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient);
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double second_beta,
+    double slope_limit, double lowest, double highest, double rho, double epsilon, bool bimodal,
+    bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
+    bool needs_gradient);
 
 // The same with the gradients attached to the value; for the Autograd key.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
     const std::optional<at::Tensor>& state_momentum, const at::Tensor& gamma,
-    const at::Tensor& temperature, const at::Tensor& eta, double beta, double lowest,
-    double highest, double rho, double epsilon, bool bimodal, bool normalize, bool per_view,
-    bool relative, bool temperature_weighted, bool update_state, bool needs_gradient);
+    const at::Tensor& temperature, const at::Tensor& eta, double beta, double second_beta,
+    double slope_limit, double lowest, double highest, double rho, double epsilon, bool bimodal,
+    bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
+    bool needs_gradient);
 
 std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
 

@@ -46,17 +46,23 @@ def cosine_gamma(epoch: float, decay_epochs: float, minimum: float) -> float:
 class IndividualTemperatures(nn.Module):
     """Temperatures of the samples and the momenta of their slopes, buffers ``[sides, N]``.
 
+    With Adam ``momentum`` is ``[3 sides, N]``: first moments, second moments, numbers of steps.
     Saved by ``state_dict``; ``.half()`` and ``.bfloat16()`` leave them alone.
     """
 
     value: Tensor
     momentum: Tensor
 
-    def __init__(self, shape: tuple[int, int], initial: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, shape: tuple[int, int], initial: float, dtype: torch.dtype, adam: bool
+    ) -> None:
         super().__init__()
         self._initial = initial
+        sides, rows = shape
         self.register_buffer("value", torch.full(shape, initial, dtype=dtype))
-        self.register_buffer("momentum", torch.zeros(shape, dtype=dtype))
+        self.register_buffer(
+            "momentum", torch.zeros(3 * sides if adam else sides, rows, dtype=dtype)
+        )
 
     def reset(self) -> None:
         """Back to the first temperature, in place."""
@@ -127,7 +133,9 @@ class ContrastiveLoss(nn.Module):
             shape = (2 if options.bimodal else 1, num_samples)
             self.state = MovingAverage(shape, dtype=state_dtype, log=True)
             if individual:
-                self.temperatures = IndividualTemperatures(shape, temperature, state_dtype)
+                self.temperatures = IndividualTemperatures(
+                    shape, temperature, state_dtype, adam=options.second_beta > 0
+                )
         elif individual:
             raise ValueError(f"{owner}: individual temperatures need num_samples, got None")
         elif gamma != 1:
@@ -266,6 +274,8 @@ def _checked(owner: str, name: str, value: float | Tensor) -> float:
 def _check_options(owner: str, options: StepOptions) -> None:
     if not 0 <= options.beta <= 1:
         raise ValueError(f"{owner}: expected beta in [0, 1], got {options.beta!r}")
+    if not options.slope_limit > 0:
+        raise ValueError(f"{owner}: expected max_slope > 0, got {options.slope_limit!r}")
     if not 0 < options.lowest <= options.highest < math.inf:
         raise ValueError(
             f"{owner}: expected 0 < min_temperature <= max_temperature, got "

@@ -97,8 +97,12 @@ def contrastive_rows(
         assert index is not None
         slopes = outer - ratio * (torch.stack(exponents) - offset.detach())
         slopes = slopes if options.bimodal else slopes.mean(0, keepdim=True)
-        v = rows.update(momenta, index, slopes, options.beta, log=False, write=True)
-        stepped = tau[:sides] - loss.eta * v
+        slopes = slopes.clamp(-options.slope_limit, options.slope_limit)
+        if options.second_beta > 0:
+            direction = _adam_directions(options, rows, momenta, index, slopes)
+        else:
+            direction = rows.update(momenta, index, slopes, options.beta, log=False, write=True)
+        stepped = tau[:sides] - loss.eta * direction
         stepped = stepped.clamp(options.lowest, options.highest)
         rows.update(temperatures, index, stepped, 1.0, log=False, write=True)
     if loss.reduction == "none":
@@ -117,6 +121,24 @@ def _mean_exponents(queries: Tensor, keys: Tensor, temperature: Tensor, exclude:
     """Of s_ij / tau_i, weighted by its exponential. [B]"""
     result = torch.ops.xrisk_ext.contrastive_log_sums_rows(queries, keys, temperature, exclude)
     return result[1]  # type: ignore[no-any-return]
+
+
+def _adam_directions(
+    options: StepOptions, rows: WholeBatch, momenta: Tensor, index: Tensor, slopes: Tensor
+) -> Tensor:
+    """[sides, B], after an update of the moments and the numbers of steps."""
+    sides = len(slopes)
+    first, second, steps = rows.read(momenta, index).to(slopes.dtype).split(sides)
+    first = torch.lerp(first, slopes, options.beta)
+    second = torch.lerp(second, slopes.square(), options.second_beta)
+    steps = steps + 1.0 + (slopes - slopes)
+    moments = torch.cat((first, second, steps))
+    first, second, steps = rows.update(momenta, index, moments, 1.0, log=False, write=True).split(
+        sides
+    )
+    mean = first / (1.0 - (1.0 - options.beta) ** steps)
+    square = second / (1.0 - (1.0 - options.second_beta) ** steps)
+    return mean / (square.sqrt() + 1e-8)
 
 
 def _average(

@@ -1,5 +1,6 @@
 """Global contrastive losses: every sample against the whole data set, from small batches."""
 
+import math
 from typing import Literal
 
 import torch
@@ -86,6 +87,8 @@ class GlobalContrastiveLoss(ContrastiveLoss):
             learned=False,
             options=StepOptions(
                 beta=beta,
+                second_beta=0.0,
+                slope_limit=math.inf,
                 lowest=min_temperature,
                 highest=max_temperature,
                 rho=rho if individual_temperature else 0.0,
@@ -146,17 +149,26 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
         gamma: weight of the new observation, in [0, 1]; may be assigned at any time, see
             :func:`~xrisk_ext.losses.cosine_gamma`.
         temperature_mode: ``"constant"`` (FastCLIP-v1); ``"individual"``: each image and each text
-            has its own, stepped as in :class:`GlobalContrastiveLoss` (iSogCLR; FastCLIP-v2 is this
-            with another optimizer); ``"global"``: ``temperature`` is a parameter with its
-            gradient, for any torch optimizer (FastCLIP-v3); keep it positive.
+            has its own, stepped by ``temperature_optimizer`` (iSogCLR, FastCLIP-v2);
+            ``"global"``: ``temperature`` is a parameter with its gradient, for any torch optimizer
+            (FastCLIP-v3); keep it positive.
         normalize: as in :class:`GlobalContrastiveLoss`.
         temperature_weighted: False leaves out the factor :math:`\tau` (and :math:`\rho`) of F;
             with ``"global"`` that is FastCLIP-v0.
         rho: weight of the temperature in F; None: 6 for individual, 6.5 for a global temperature.
-        eta, beta, min_temperature, max_temperature: of individual temperatures.
+        eta, beta, min_temperature, max_temperature: of individual temperatures, as in
+            :class:`GlobalContrastiveLoss`.
+        temperature_optimizer: of individual temperatures. ``"momentum"``: as in
+            :class:`GlobalContrastiveLoss` (iSogCLR); ``"adam"``: Adam for each sample, of step size
+            ``eta`` and with ``betas`` instead of ``beta``, which counts the steps of that sample.
+        betas: decays of Adam's moments, in [0, 1).
+        max_slope: slopes by individual temperatures stop at +-max_slope.
         epsilon: added to u, >= 0; FastCLIP has 1e-14.
         state_dtype: float32 or float64.
         reduction: ``"mean"`` (a scalar) or ``"none"`` (``[B]``: of each pair, whose mean F is).
+
+    FastCLIP-v2 is ``temperature_mode="individual", temperature_optimizer="adam", temperature=0.03,
+    rho=7, eta=0.0133, max_slope=5, min_temperature=0.01, max_temperature=1, epsilon=1e-14``.
 
     In ``eval()``, for a batch of one and for embeddings that are not finite: as
     :class:`GlobalContrastiveLoss`.
@@ -179,6 +191,9 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
         beta: float = 0.9,
         min_temperature: float = 0.005,
         max_temperature: float = 0.05,
+        temperature_optimizer: Literal["momentum", "adam"] = "momentum",
+        betas: tuple[float, float] = (0.9, 0.999),
+        max_slope: float = math.inf,
         epsilon: float = 0.0,
         state_dtype: torch.dtype = torch.float32,
         reduction: Reduction = "mean",
@@ -193,6 +208,16 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
                 "BimodalGlobalContrastiveLoss: individual temperatures need "
                 "temperature_weighted=True, got False"
             )
+        if temperature_optimizer not in ("momentum", "adam"):
+            raise ValueError(
+                "BimodalGlobalContrastiveLoss: expected temperature_optimizer 'momentum' or "
+                f"'adam', got {temperature_optimizer!r}"
+            )
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(
+                f"BimodalGlobalContrastiveLoss: expected betas in [0, 1), got {betas!r}"
+            )
+        adam = temperature_optimizer == "adam" and temperature_mode == "individual"
         if rho is None:
             rho = {"constant": 0.0, "individual": 6.0, "global": 6.5}[temperature_mode]
         super().__init__(
@@ -203,7 +228,9 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
             individual=temperature_mode == "individual",
             learned=temperature_mode == "global",
             options=StepOptions(
-                beta=beta,
+                beta=1.0 - betas[0] if adam else beta,
+                second_beta=1.0 - betas[1] if adam else 0.0,
+                slope_limit=max_slope,
                 lowest=min_temperature,
                 highest=max_temperature,
                 rho=rho,
@@ -218,6 +245,7 @@ class BimodalGlobalContrastiveLoss(ContrastiveLoss):
             reduction=reduction,
         )
         self.temperature_mode = temperature_mode
+        self.temperature_optimizer = temperature_optimizer
 
     def forward(
         self,

@@ -10,6 +10,8 @@ class StepOptions(NamedTuple):
     """What stays constant over the steps of a loss, as the op takes it."""
 
     beta: float
+    second_beta: float  # of the squares; > 0: Adam
+    slope_limit: float
     lowest: float
     highest: float
     rho: float
@@ -37,7 +39,8 @@ def contrastive_step(
     """Value of one step; its gradients, for both views and the temperature, are attached to it.
 
     Shapes: views ``[B, D]``; index ``[B]``; state, temperatures and momenta ``[S, N]`` or None, S
-    being 1 for one modality and 2 for two.
+    being 1 for one modality and 2 for two; with Adam momenta are ``[3 S, N]``: first moments,
+    second moments, numbers of steps.
     """
     needs_gradient = torch.is_grad_enabled() and (
         view1.requires_grad or view2.requires_grad or temperature.requires_grad
@@ -61,6 +64,8 @@ def _(
     temperature: Tensor,
     eta: Tensor,
     beta: float,
+    second_beta: float,
+    slope_limit: float,
     lowest: float,
     highest: float,
     rho: float,

@@ -16,7 +16,8 @@ from .moving_average import moving_average_update_
 class Individual(NamedTuple):
     """State and constants of individual temperatures; `tau` and `momentum` are updated in place.
 
-    tau, momentum: [N] (one modality) or [2, N].
+    tau, momentum: [N] (one modality) or [2, N]. With second_beta > 0, the weight of a new square in
+    Adam's second moment, momentum is [3, N] or [6, N]: first moments, second moments, steps taken.
     """
 
     tau: Tensor
@@ -26,6 +27,8 @@ class Individual(NamedTuple):
     beta: float = 0.9
     lowest: float = 0.0
     highest: float = math.inf
+    second_beta: float = 0.0
+    max_slope: float = math.inf
 
 
 def global_contrastive(
@@ -129,7 +132,8 @@ def bimodal_global_contrastive(
     temperature_weighted=False (FastCLIP-v0): the value is 1/2 mean_i sum log(epsilon + u_i), and
     the gradient has a factor 1 / tau. The last result is the derivative of the value for one global
     temperature, u being a constant average of which g = mean_j exp(h_ij / tau) is the new part.
-    Individual temperatures step per side as in `global_contrastive`.
+    Individual temperatures step per side as in `global_contrastive`, or by Adam per sample
+    (FastCLIP-v2; the published code differs: no square root, steps counted in epochs).
     """
     e, t = _leaf(image), _leaf(text)
     batch = len(e)
@@ -221,9 +225,17 @@ def _step_temperatures(individual: Individual, index: Tensor | None, g: Tensor) 
     """One momentum step per side; entries of one id share the mean of their G."""
     assert index is not None
     taus = individual.tau.view(-1, individual.tau.shape[-1])
-    momenta = individual.momentum.view(-1, individual.tau.shape[-1])
-    for side, slopes in enumerate(g):
+    momenta = individual.momentum.view(-1, len(taus), individual.tau.shape[-1])
+    for side, slopes in enumerate(g.clamp(-individual.max_slope, individual.max_slope)):
         old = taus[side, index.long()].double()
-        v = moving_average_update_(momenta[side], index, slopes, individual.beta)
+        v = moving_average_update_(momenta[0, side], index, slopes, individual.beta)
+        if individual.second_beta > 0:
+            square = moving_average_update_(
+                momenta[1, side], index, slopes**2, individual.second_beta
+            )
+            momenta[2, side, index.long().unique()] += 1
+            t = momenta[2, side, index.long()].double()
+            v = v / (1 - (1 - individual.beta) ** t)
+            v = v / ((square / (1 - (1 - individual.second_beta) ** t)).sqrt() + 1e-8)
         new = (old - float(individual.eta) * v).clamp(individual.lowest, individual.highest)
         taus[side, index.long()] = new.to(taus.dtype)

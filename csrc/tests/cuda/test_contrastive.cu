@@ -112,13 +112,14 @@ void log_sums(int64_t rows, int64_t columns, int64_t exclusions) {
 
 struct Case {
   bool bimodal = false, per_view = false, individual = false, relative = false, normalize = true;
-  bool write = true;
+  bool write = true, adam = false;
   int64_t batch = 0;
   float poison = 0.0f;  // added to one entry
 };
 
 constexpr int64_t kStepWidth = 4, kIds = 7;
 constexpr double kGamma = 0.3, kTau = 0.25, kRho = 0.3, kEta = 0.05, kBeta = 0.8;
+constexpr double kSecondBeta = 0.4, kLimit = 0.9;  // Adam's, some slopes being larger
 
 // Means over the entries of an id of what they would store; all read the old state.
 void scatter_means(const std::vector<int64_t>& index, const Doubles& blends, bool log,
@@ -226,18 +227,36 @@ Expected truth(const Case& c, const std::vector<float>& views, const std::vector
       out.gradient[a * width + k] = (g[a * width + k] - along * e[a * width + k]) / norms[a];
     }
   }
-  for (int64_t side = 0; side < (c.bimodal ? 2 : 1) && c.individual; ++side) {
-    Doubles blends(batch),
-        old(momentum.begin() + side * kIds, momentum.begin() + (side + 1) * kIds);
+  const int64_t sides = c.bimodal ? 2 : 1;
+  for (int64_t side = 0; side < sides && c.individual; ++side) {
+    Doubles seen(batch), direction(batch);
     for (int64_t i = 0; i < batch; ++i) {
-      const double slope =
-          c.bimodal ? slopes[side * batch + i] : (slopes[i] + slopes[batch + i]) / 2;
-      blends[i] = (1 - kBeta) * old[index[i]] + kBeta * slope;
+      seen[i] = c.bimodal ? slopes[side * batch + i] : (slopes[i] + slopes[batch + i]) / 2;
+      if (c.adam) seen[i] = std::fmin(std::fmax(seen[i], -kLimit), kLimit);
     }
-    scatter_means(index, blends, false, old, stored);
-    std::copy(old.begin(), old.end(), out.momentum.begin() + side * kIds);
+    // what the rows of a moment get, and what they store for each entry
+    const auto average = [&](int64_t moment, double weight, auto&& observation) {
+      const int64_t start = (moment * sides + side) * kIds;
+      Doubles blends(batch), old(momentum.begin() + start, momentum.begin() + start + kIds);
+      for (int64_t i = 0; i < batch; ++i) {
+        blends[i] = (1 - weight) * old[index[i]] + weight * observation(i, old[index[i]]);
+      }
+      scatter_means(index, blends, false, old, stored);
+      std::copy(old.begin(), old.end(), out.momentum.begin() + start);
+      return stored;
+    };
+    direction = average(0, kBeta, [&](int64_t i, double) { return seen[i]; });
+    if (c.adam) {
+      const Doubles squares =
+          average(1, kSecondBeta, [&](int64_t i, double) { return seen[i] * seen[i]; });
+      const Doubles steps = average(2, 1.0, [&](int64_t, double before) { return before + 1; });
+      for (int64_t i = 0; i < batch; ++i) {
+        direction[i] /= 1 - std::pow(1 - kBeta, steps[i]);
+        direction[i] /= std::sqrt(squares[i] / (1 - std::pow(1 - kSecondBeta, steps[i]))) + 1e-8;
+      }
+    }
     for (int64_t i = 0; i < batch; ++i) {
-      const double next = tau[side * kIds + index[i]] - kEta * stored[i];
+      const double next = tau[side * kIds + index[i]] - kEta * direction[i];
       out.tau[side * kIds + index[i]] = std::fmin(std::fmax(next, 0.1), 0.6);
     }
   }
@@ -256,11 +275,15 @@ void step(const Case& c) {
   std::vector<int64_t> index(c.batch);
   for (int64_t i = 0; i < c.batch; ++i) index[i] = (3 * i) % (kIds - 1);  // one id stays untouched
   const int64_t sides = c.bimodal ? 2 : 1;
-  std::vector<float> state(sides * kIds), tau(sides * kIds), momentum(sides * kIds);
+  std::vector<float> state(sides * kIds), tau(sides * kIds);
+  std::vector<float> momentum((c.adam ? 3 : 1) * sides * kIds);
   for (size_t k = 0; k < state.size(); ++k) {
     state[k] = k % 3 == 0 ? -INFINITY : 0.2f * static_cast<float>(k % 5);
     tau[k] = 0.2f + 0.05f * static_cast<float>(k % 4);
-    momentum[k] = 0.1f * static_cast<float>(k % 3);
+  }
+  for (size_t k = 0; k < momentum.size(); ++k) {
+    const bool counts = c.adam && k >= state.size() * 2;
+    momentum[k] = (counts ? 1.0f : 0.1f) * static_cast<float>(k % 3);
   }
   const bool untouched = c.poison != 0.0f || c.batch < 2;
   Expected expected;
@@ -295,6 +318,10 @@ void step(const Case& c) {
     call.per_view = c.per_view;
     call.relative = c.relative;
     call.beta = kBeta;
+    if (c.adam) {
+      call.second_beta = kSecondBeta;
+      call.slope_limit = kLimit;
+    }
     call.lowest = 0.1;
     call.highest = 0.6;
     call.block = 8;
@@ -343,7 +370,11 @@ int main() {
   step(c);
   c.write = true;
   step(c);
+  c.adam = true;
+  step(c);
   c.bimodal = true;
+  step(c);
+  c.adam = false;
   step(c);
   c.individual = c.normalize = false;
   step(c);
@@ -352,12 +383,13 @@ int main() {
   for (const bool bimodal : {false, true}) {
     Case bad;
     bad.bimodal = bimodal;
-    bad.individual = bad.relative = true;
+    bad.individual = bad.relative = bad.adam = true;
     bad.batch = 9;
     bad.poison = INFINITY;
     step(bad);
     bad.poison = NAN;
-    bad.individual = bad.relative = false;  // the other view's anchor of the entry is finite
+    bad.individual = bad.relative = bad.adam =
+        false;  // the other view's anchor of the entry is finite
     step(bad);
     bad.poison = 0.0f;
     bad.batch = 1;

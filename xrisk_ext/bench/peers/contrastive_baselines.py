@@ -17,6 +17,7 @@ from xrisk_ext.bench.race import Contestant
 from xrisk_ext.testing.baseline_cases import TEMPERATURE, BaselineInputs
 
 WORK = "contrastive_baselines"
+BYTES_HELD = 4 << 30  # by metric_learning
 
 
 def _zero(inputs: BaselineInputs) -> None:
@@ -90,6 +91,10 @@ def metric_learning(inputs: BaselineInputs) -> Contestant | None:
     loss_fn = getattr(losses, f"{inputs.loss}Loss")(temperature=TEMPERATURE)
     labels = inputs.labels
     if inputs.loss == "NTXent":
+        # a matrix of the 2B positive pairs by the 2B (2B - 2) negative ones, several times
+        needed = 8 * 8 * len(labels) ** 3
+        if needed > BYTES_HELD:
+            raise UnavailableError(f"holds pairs of pairs, {needed / 1e9:.0f} GB here")
         labels = torch.arange(len(labels), device=labels.device)
     labels = labels.repeat(2)
 
