@@ -176,11 +176,14 @@ def check_weights_and_modes(ranks: Ranks) -> None:
         )
         return result
 
+    def turned(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**rows, "x": -rows["x"]}  # other averages
+
     for state in ("replicated", "sharded"):
         alone = average_precision()
         together = DistributedLoss(average_precision(), state=state)  # type: ignore[arg-type]
-        for _ in range(2):
-            assert_same("weighted", call(together, own), call(alone, batch))
+        for rows, mine in ((batch, own), (turned(batch), turned(own))):
+            assert_same("weighted", call(together, mine), call(alone, rows))
         before = together.full_state_dict()["state.value"].clone()
         tried = call(together, own, update_state=False)
         assert_same("update_state=False", tried, call(alone, batch, update_state=False))

@@ -141,7 +141,7 @@ def check_extreme_classification_modes(ranks: Ranks) -> None:
         loss = DistributedLoss(xr.CompositionalEntropicLoss(NUM_SAMPLES), state=state)  # type: ignore[arg-type]
         image, _, classes = Encoder()(own)
         arguments = (image, classes, own["labels"], own["index"])
-        loss(*arguments)
+        loss(2.0 * image, *arguments[1:])  # of what moves the averages
         before = loss.full_state_dict()["state.value"].clone()
         first = loss(*arguments, update_state=False)
         loss.eval()(*arguments)
@@ -150,6 +150,23 @@ def check_extreme_classification_modes(ranks: Ranks) -> None:
         assert_same("update_state=False", loss(*arguments), first)
         loss.reset_state()
         assert loss.full_state_dict()["state.value"].isinf().all()
+
+
+def check_global_contrastive_modes(ranks: Ranks) -> None:
+    own = own_rows(whole_batch(10, 0), list(UNEVEN), ranks.rank)
+    image, text, _ = Encoder()(own)
+    for state in ("replicated", "sharded"):
+        for kind, name in (("view", "per view"), ("image", "adam")):
+            loss = DistributedLoss(make_global(kind, name), state=state)  # type: ignore[arg-type]
+            loss(image, text, own["index"])
+            before = {k: v.clone() for k, v in loss.full_state_dict().items()}
+            first = loss(image, -text, own["index"], update_state=False)
+            loss.eval()(image, -text, own["index"])
+            loss.train()
+            for key, value in loss.full_state_dict().items():
+                assert torch.equal(value, before[key]), key
+            assert_same("update_state=False", loss(image, -text, own["index"]), first)
+            assert not torch.equal(loss.full_state_dict()["state.value"], before["state.value"])
 
 
 def check_queues_that_were_drawn_apart_become_one(ranks: Ranks) -> None:

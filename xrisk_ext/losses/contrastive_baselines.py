@@ -12,9 +12,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from xrisk_ext.losses._class_positives import PairsLessPositives, class_sums
 from xrisk_ext.losses._embeddings import (
     EmbeddingLoss,
     Reduction,
+    accumulated,
     check_embeddings,
     row_products,
 )
@@ -265,6 +267,14 @@ class SupConLoss(EmbeddingLoss):
                 raise ValueError(
                     f"expected labels of shape [{len(view1)}], got {tuple(labels.shape)}"
                 )
+        if self._is_fused(rows):  # NT-Xent, and what the positives differ by
+            fused = info_nce_step(
+                view1, view2, self.temperature, None, bimodal=False, normalize=self.normalize
+            )
+            if labels is None:
+                return fused
+            arguments = (view1, view2, labels, self.temperature, self.normalize)
+            return fused + PairsLessPositives.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]
         a, b = self._unit(view1), self._unit(view2)
         all_a, all_b = rows.gather(a, b)
         queries, count = torch.cat((a, b)), len(all_a)
@@ -272,41 +282,17 @@ class SupConLoss(EmbeddingLoss):
         if labels is None:
             labels = own
         (all_labels,) = rows.gather_constants(labels)
-        sums, sizes = _class_sums(all_a, all_b, all_labels, rows.offset, len(a))  # of own rows
+        sums, sizes, number = class_sums(accumulated(all_a) + accumulated(all_b), all_labels)
+        number = number.narrow(0, rows.offset, len(a))
+        sums, sizes = sums[number], sizes[number]  # of own rows
         positives = row_products(queries, sums.repeat(2, 1)) - row_products(queries, queries)
         means = positives / ((2 * sizes - 1).repeat(2) * self.temperature)
-        if self._is_fused(rows):  # NT-Xent, and what the positives differ by
-            fused = info_nce_step(
-                view1, view2, self.temperature, None, bimodal=False, normalize=self.normalize
-            )
-            pairs = row_products(a, b) / self.temperature
-            return fused + (pairs.repeat(2) - means).sum() / max(2 * count, 1)
         keys = _keys(queries, a, all_a, all_b)
         log_mean = contrastive_log_sums(
             queries, keys, temperature=self.temperature, exclude=torch.cat((own, own + count))
         )
         values = log_mean + math.log(max(2 * count - 1, 1)) - means
         return self._reduce(rows, values, 2 * count)
-
-
-def _class_sums(
-    view1: Tensor, view2: Tensor, labels: Tensor, offset: int, own: int
-) -> tuple[Tensor, Tensor]:
-    """For the rows from `offset` on: the sum of both views over their class, and its samples.
-
-    By a sort and sums of segments: of known shapes, and in a fixed order.
-    """
-    both = view1.float() + view2.float() if view1.dtype != torch.float64 else view1 + view2
-    if len(labels) == 0:
-        return both, both.new_zeros(0)
-    ordered, order = labels.sort(stable=True)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    number = torch.empty_like(order).scatter_(0, order, new.cumsum(0) - 1)  # of each row's class
-    sizes = torch.zeros_like(order).scatter_add_(0, number, torch.ones_like(number))
-    sums = torch.segment_reduce(both[order], "sum", lengths=sizes, unsafe=True)  # [B, D]
-    number = number.narrow(0, offset, own)
-    return sums[number], sizes[number].to(both.dtype)
 
 
 class CLIPLoss(EmbeddingLoss):
@@ -355,11 +341,12 @@ class CLIPLoss(EmbeddingLoss):
         """The parameter's, kept where CLIP keeps it; noted in the buffer."""
         if self.logit_scale is None:
             return self.temperature
-        with torch.no_grad():
-            if self.training:
+        if self.training:
+            with torch.no_grad():
                 self.logit_scale.clamp_(max=-math.log(self.SMALLEST))
-            self.temperature.copy_(self.logit_scale.neg().exp())
-        return self.logit_scale.neg().exp()
+        temperature = self.logit_scale.neg().exp()
+        self.temperature.copy_(temperature.detach())
+        return temperature
 
     def forward(self, view1: Tensor, view2: Tensor, *, update_state: bool = True) -> Tensor:
         """The loss of a batch.
