@@ -21,6 +21,7 @@ from torch import Tensor
 
 import xrisk_ext as xr
 from xrisk_ext import reference
+from xrisk_ext.losses._class_positives import PairsLessPositives
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -78,6 +79,33 @@ def test_supervised_labels(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, wanted, **CLOSE)
     for ours, theirs in zip(gradients(found, a, b), gradients(wanted, a, b), strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_the_fused_positives_are_those_of_the_rows() -> None:
+    labels = torch.tensor([3, 3, 1, 3, 0, 1, 3])
+    for normalize in (True, False):
+        a, b = (v.detach() for v in views())
+        a[2] = 0.0
+        a, b = a.requires_grad_(), (1e3 * b if normalize else b).detach().requires_grad_()
+        tau = torch.tensor(0.3).double().requires_grad_()
+        found = PairsLessPositives.apply(a, b, labels, tau, normalize)
+        x, y = (unit(a), unit(b)) if normalize else (a, b)
+        both, same = torch.cat((x, y)), torch.cat((labels, labels))
+        s = both @ both.T / tau
+        others = (same[:, None] == same) & ~torch.eye(14, dtype=torch.bool)
+        wanted = ((x * y).sum(1) / tau).mean() - ((s * others).sum(1) / others.sum(1)).mean()
+        torch.testing.assert_close(found, wanted, **CLOSE)
+        ours = torch.autograd.grad(2.5 * found, (a, b, tau), create_graph=True)
+        for o, theirs in zip(ours, torch.autograd.grad(2.5 * wanted, (a, b, tau)), strict=True):
+            kept = torch.ones(len(o) if o.dim() else 1, dtype=torch.bool)
+            if normalize and o.dim() and o.shape == a.shape and o is ours[0]:
+                assert not o[2].any()  # a zero row gets no gradient
+                kept[2] = False
+            torch.testing.assert_close(
+                o.reshape(len(kept), -1)[kept], theirs.reshape(len(kept), -1)[kept], **CLOSE
+            )
+        with pytest.raises(RuntimeError, match="twice"):
+            ours[0].sum().backward()
 
 
 # --------------------------------------------------------------------------------------- identities
@@ -330,10 +358,11 @@ def test_no_matrix_of_similarities(name: str) -> None:
 def test_compiles_without_a_break(name: str) -> None:
     loss, eager = make_baseline(name), make_baseline(name)
     a, b = views(dtype=torch.float32)
+    labels = (torch.arange(7) % 3,) if name == "SupCon" else ()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for temperature in (0.3, 0.4):  # changing it compiles nothing anew
         loss.temperature = eager.temperature = temperature  # type: ignore[assignment]
-        found, wanted = compiled(a, b), eager(a, b)
+        found, wanted = compiled(a, b, *labels), eager(a, b, *labels)
         torch.testing.assert_close(found, wanted)
         for ours, theirs in zip(gradients(found, a, b), gradients(wanted, a, b), strict=True):
             torch.testing.assert_close(ours, theirs)

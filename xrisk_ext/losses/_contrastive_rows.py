@@ -127,17 +127,14 @@ def _adam_directions(
     options: StepOptions, rows: WholeBatch, momenta: Tensor, index: Tensor, slopes: Tensor
 ) -> Tensor:
     """[sides, B], after an update of the moments and the numbers of steps."""
-    sides = len(slopes)
-    first, second, steps = rows.read(momenta, index).to(slopes.dtype).split(sides)
-    first = torch.lerp(first, slopes, options.beta)
-    second = torch.lerp(second, slopes.square(), options.second_beta)
-    steps = steps + 1.0 + (slopes - slopes)
+    before = rows.read(momenta, index).to(slopes.dtype).view(3, *slopes.shape)
+    first = torch.lerp(before[0], slopes, options.beta)
+    second = torch.lerp(before[1], slopes.square(), options.second_beta)
+    steps = before[2] + 1.0 + (slopes - slopes)
     moments = torch.cat((first, second, steps))
-    first, second, steps = rows.update(momenta, index, moments, 1.0, log=False, write=True).split(
-        sides
-    )
-    mean = first / (1.0 - (1.0 - options.beta) ** steps)
-    square = second / (1.0 - (1.0 - options.second_beta) ** steps)
+    after = rows.update(momenta, index, moments, 1.0, log=False, write=True).view(3, *slopes.shape)
+    mean = after[0] / (1.0 - torch.pow(1.0 - options.beta, after[2]))
+    square = after[1] / (1.0 - torch.pow(1.0 - options.second_beta, after[2]))
     return mean / (square.sqrt() + 1e-8)
 
 

@@ -233,7 +233,7 @@ def _step_temperatures(individual: Individual, index: Tensor | None, g: Tensor) 
             square = moving_average_update_(
                 momenta[1, side], index, slopes**2, individual.second_beta
             )
-            momenta[2, side, index.long().unique()] += 1
+            momenta[2, side, torch.unique(index.long())] += 1
             t = momenta[2, side, index.long()].double()
             v = v / (1 - (1 - individual.beta) ** t)
             v = v / ((square / (1 - (1 - individual.second_beta) ** t)).sqrt() + 1e-8)
