@@ -133,9 +133,10 @@ def _adam_directions(
     steps = before[2] + 1.0 + (slopes - slopes)
     moments = torch.cat((first, second, steps))
     after = rows.update(momenta, index, moments, 1.0, log=False, write=True).view(3, *slopes.shape)
-    mean = after[0] / (1.0 - torch.pow(1.0 - options.beta, after[2]))
-    square = after[1] / (1.0 - torch.pow(1.0 - options.second_beta, after[2]))
-    return mean / (square.sqrt() + 1e-8)
+    steps = after[2].double()
+    mean = after[0] / (1.0 - torch.pow(1.0 - options.beta, steps))
+    square = after[1] / (1.0 - torch.pow(1.0 - options.second_beta, steps))
+    return (mean / (square.sqrt() + 1e-8)).to(slopes.dtype)
 
 
 def _average(
