@@ -6,8 +6,8 @@
 //   gradients:    dx_i += sum_j R_ij c_j y_j     R as a sum of two bfloat16
 //
 // A product of two bfloat16 is exact in float32, so similarities are as good as those of a float32
-// product. A weight R, rounded to one bfloat16, would be 0.4% off; its remainder as a second one
-// leaves 2^-16, at twice the products of a gradient.
+// product. A weight R, rounded to one bfloat16, would be 0.2% off; its remainder as a second one
+// leaves 2^-17, at twice the products of a gradient.
 //
 // Hazard: the units take numbers below the normal range (1.2e-38) for zero. Embeddings that will be
 // normalised are scaled by a power of two first, so theirs are safe; of others, packing tells.

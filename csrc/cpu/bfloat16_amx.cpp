@@ -123,12 +123,14 @@ __m512i pairs_of_halves(__m512i a, __m512i b) {
   return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(a, 16), b);
 }
 
-// x less its upper half, which is exact, and a half of the next place more: its upper half is then
-// the remainder, rounded.
+// x, and a half of the next place more: the upper half is then x, rounded. (A NaN may leave it, but
+// stays in the remainder.)
+__m512i to_round(__m512 x) { return _mm512_add_epi32(bits(x), _mm512_set1_epi32(0x8000)); }
+
+// x less what to_round keeps of it, which is exact; to be rounded too.
 __m512i remainder_of(__m512 x) {
-  const __m512 upper =
-      _mm512_castsi512_ps(_mm512_and_si512(bits(x), _mm512_set1_epi32(INT32_C(-65536))));
-  return _mm512_add_epi32(bits(_mm512_sub_ps(x, upper)), _mm512_set1_epi32(0x8000));
+  const __m512i upper = _mm512_and_si512(to_round(x), _mm512_set1_epi32(INT32_C(-65536)));
+  return to_round(_mm512_sub_ps(x, _mm512_castsi512_ps(upper)));
 }
 
 // 16 x 16 words.
@@ -257,7 +259,7 @@ void pack_rows(const float* weights, int64_t stride, int64_t count, int64_t left
     const float* from = weights + (r < count ? r : 0) * stride;
     const __m512 a = _mm512_mul_ps(_mm512_maskz_loadu_ps(low, from), first);
     const __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(high, from + 16), second);
-    _mm512_storeu_si512(upper + r * kGroup, upper_halves(bits(a), bits(b)));
+    _mm512_storeu_si512(upper + r * kGroup, upper_halves(to_round(a), to_round(b)));
     _mm512_storeu_si512(remainder + r * kGroup, upper_halves(remainder_of(a), remainder_of(b)));
   }
 }
@@ -276,7 +278,7 @@ void pack_columns(const float* weights, int64_t stride, int64_t count, int64_t l
   };
   for (int64_t pair = 0; pair < kSide; ++pair) {
     const __m512 a = load(2 * pair), b = load(2 * pair + 1);
-    words[pair] = pairs_of_halves(bits(a), bits(b));
+    words[pair] = pairs_of_halves(to_round(a), to_round(b));
     rest[pair] = pairs_of_halves(remainder_of(a), remainder_of(b));
   }
   transpose(words);
