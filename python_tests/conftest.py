@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import use_simd
+from helpers import use_bfloat16, use_simd
 from hypothesis import settings
 
 from xrisk_ext import _C
@@ -38,6 +38,17 @@ def simd(request: pytest.FixtureRequest) -> Iterator[str]:
     use_simd(request.param)
     yield request.param
     _C.select_simd(before)
+
+
+@pytest.fixture
+def bfloat16(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on "amx" or "float32" products of bfloat16, of the best SIMD variant."""
+    simd, before = _C.build_info()["simd"], _C.build_info()["bfloat16"]
+    _C.select_simd("auto")
+    use_bfloat16(request.param)
+    yield request.param
+    _C.select_bfloat16(before)
+    _C.select_simd(simd)
 
 
 @pytest.fixture

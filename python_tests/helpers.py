@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,19 @@ def use_simd(variant: str) -> None:
         assert torch.backends.cpu.get_cpu_capability() not in needs[variant]
         pytest.skip(f"this CPU has no {variant}")
     assert _C.build_info()["simd"] == variant
+
+
+def use_bfloat16(products: str) -> None:
+    """Selects how bfloat16 embeddings are multiplied. Skips only where the CPU has no tiles."""
+    try:
+        _C.select_bfloat16(products)
+    except ValueError:
+        assert products == "amx", "float32 works everywhere"
+        cpu = Path("/proc/cpuinfo")
+        flags = cpu.read_text().split() if cpu.exists() else []
+        assert not {"amx_tile", "amx_bf16", "avx512bw"} <= set(flags)
+        pytest.skip("this CPU has no AMX")
+    assert _C.build_info()["bfloat16"] == products
 
 
 def phi(name: str, d: float, m: float, s: float) -> float:

@@ -45,7 +45,8 @@ def follow_reference_loosely(loss: ContrastiveLoss, views: Views) -> None:
 
 @each_kind
 @each_half
-def test_halves_are_computed_in_float32(kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("bfloat16", ["float32"], indirect=True)
+def test_halves_are_computed_in_float32(kind: str, dtype: torch.dtype, bfloat16: str) -> None:
     half, single = make(kind), make(kind)
     for k in range(3):
         views = make_views(10 * k, dtype=dtype)

@@ -27,6 +27,7 @@ from torch import Tensor
 import xrisk_ext as xr
 from xrisk_ext import reference
 from xrisk_ext.bench.contrastive_truth import first_gradients
+from xrisk_ext.bench.memory import peak_growth_mb
 from xrisk_ext.testing.contrastive_cases import BimodalContrastiveCase, ContrastiveCase
 
 
@@ -250,6 +251,17 @@ def test_memory_stays_linear(kind: str) -> None:
         step(loss, views)
     largest = max(abs(event.cpu_memory_usage) for event in profile.events())
     assert largest < 40 * size * width * 4 < size * size * 4
+
+
+@pytest.mark.parametrize("kind", ["sogclr", "bimodal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_matrix_of_pairs_in_memory(kind: str, dtype: torch.dtype) -> None:
+    # What the kernels allocate by themselves is there too. B x B floats: 64 MiB (one modality 256);
+    # blocks of similarities: 24 MiB, whatever the batch.
+    size, width = 4096, 8
+    loss = make(kind, size)
+    views = Views(*(torch.randn(2, size, width).to(dtype)), torch.arange(size))
+    assert peak_growth_mb(lambda: step(loss, views)) < 45
 
 
 def test_cosine_gamma() -> None:

@@ -37,7 +37,9 @@ def test_inputs_come_again_and_ours_is_right(case: cases.Case) -> None:
     ours.reset()
     ours.call()
     assert ours.error is not None
-    assert ours.error() < (1e-4 if "log" in case.name else 5e-6)
+    # bfloat16: the gradient is rounded to it
+    allowed = 3e-3 if case.work.startswith("bfloat16") else 5e-6
+    assert ours.error() < (1e-4 if "log" in case.name else allowed)
 
 
 def test_limits_are_the_cheaper_way() -> None:

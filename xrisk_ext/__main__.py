@@ -18,6 +18,7 @@ def info() -> int:
         "compiler": build["compiler"],
         "SIMD built": ", ".join(build["simd_built"]),
         "SIMD in use": build["simd"],
+        "bfloat16 products": f"{build['bfloat16']} of {', '.join(build['bfloat16_built'])}",
         "CUDA kernels": ", ".join(build["cuda_archs"]) if build["cuda"] else "not built",
         "CUDA devices": str(torch.cuda.device_count()) if torch.cuda.is_available() else "none",
         "active backends": "CPU, CUDA" if build["cuda"] and torch.cuda.is_available() else "CPU",

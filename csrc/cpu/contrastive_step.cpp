@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <type_traits>
 
 #include "cpu/moving_average.h"
 
@@ -92,11 +93,33 @@ class Step {
     for (int64_t i = 0; i < anchors_; ++i) {
       if (!is_finite(norms_[i])) return false;
     }
+    if constexpr (std::is_same_v<T, float>) pack();
     executor_.for_range(batch_, kRowGrain, [&](int64_t, int64_t begin, int64_t end) {
       kernels.dots(call_.embeddings + begin * width, call_.embeddings + (batch_ + begin) * width,
                    end - begin, width, positives_ + begin);
     });
     return true;
+  }
+
+  void pack() {
+    const Bfloat16Kernels* kernels = call_.bfloat16 ? bfloat16_kernels() : nullptr;
+    if (kernels == nullptr) return;
+    const bool gradients = call_.gradient != nullptr;
+    const double* norms = call_.normalize ? norms_ : nullptr;
+    const auto packed = [&](const Bfloat16Source& source, int64_t count, const Bfloat16Uses& uses) {
+      return pack_bfloat16(*kernels, source, count, call_.width, uses, scratch_, executor_);
+    };
+    if (!call_.bimodal) {
+      const PackedRows both =
+          packed({call_.view1, call_.view2, batch_, norms}, anchors_, {true, true, gradients});
+      if (both.whole) blocks_->use(*kernels, both.rows, both.rows);
+      return;
+    }
+    const PackedRows x =
+        packed({call_.view1, nullptr, batch_, norms}, batch_, {true, false, gradients});
+    const PackedRows y = packed({call_.view2, nullptr, batch_, norms ? norms + batch_ : nullptr},
+                                batch_, {false, true, gradients});
+    if (x.whole && y.whole) blocks_->use(*kernels, x.rows, y.rows);
   }
 
   int64_t sample_of(int64_t anchor) const { return anchor < batch_ ? anchor : anchor - batch_; }

@@ -22,6 +22,8 @@ struct ContrastiveStep {
   const T* view1 = nullptr;  // [B, D]
   const T* view2 = nullptr;
   bool normalize = true;
+  // Views hold numbers that bfloat16 has: products may run on units for it (T = float).
+  bool bfloat16 = false;
 
   const int64_t* index = nullptr;  // [B], each in [0, rows)
   State* state = nullptr;          // [sides, rows] log u, or null

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 namespace xrisk::cpu {
 namespace {
@@ -34,8 +35,9 @@ SimilarityBlocks<T>::SimilarityBlocks(const Similarities<T>& problem, const Simi
     : problem_(problem), sizes_(sizes), products_(products), executor_(executor) {
   const int64_t bytes = static_cast<int64_t>(sizeof(T));
   // The square on the diagonal is part of one block.
-  const int64_t widest = std::max(
-      {sizes.tile_columns, sizes.block_rows, sizes.block_bytes / bytes / sizes.block_rows - kPad});
+  const int64_t fitting = sizes.block_bytes / bytes / sizes.block_rows - kPad;
+  const int64_t widest =
+      std::max({sizes.tile_columns, sizes.block_rows, fitting / kBfloat16Group * kBfloat16Group});
   int64_t largest = 0, kept = 0;
   std::vector<int64_t> volumes;
   for (int64_t row = 0; row < problem.rows; row += sizes.block_rows) {
@@ -91,21 +93,32 @@ Tile<T> SimilarityBlocks<T>::tile_of(const Block& block, const Piece& piece) con
 }
 
 template <class T>
+Bfloat16Range SimilarityBlocks<T>::range_of(const Block& block, const Piece& piece) {
+  return {block.row, block.row_end, piece.column, piece.end};
+}
+
+template <class T>
 void SimilarityBlocks<T>::multiply_tile(const Block& block, const Piece& piece) const {
-  const int64_t width = problem_.width;
   const Tile<T> tile = tile_of(block, piece);
-  MatrixProduct<T> product;
-  product.m = tile.rows;
-  product.n = tile.columns;
-  product.k = width;
-  product.a = problem_.x + block.row * width;
-  product.a_stride = width;
-  product.b = problem_.y + piece.column * width;
-  product.b_stride = width;
-  product.b_transposed = true;
-  product.c = tile.values;
-  product.c_stride = tile.stride;
-  products_.multiply(product);
+  if (packed_ != nullptr) {
+    if constexpr (std::is_same_v<T, float>) {
+      packed_->similarities(packed_x_, packed_y_, range_of(block, piece), tile.values, tile.stride);
+    }
+  } else {
+    const int64_t width = problem_.width;
+    MatrixProduct<T> product;
+    product.m = tile.rows;
+    product.n = tile.columns;
+    product.k = width;
+    product.a = problem_.x + block.row * width;
+    product.a_stride = width;
+    product.b = problem_.y + piece.column * width;
+    product.b_stride = width;
+    product.b_transposed = true;
+    product.c = tile.values;
+    product.c_stride = tile.stride;
+    products_.multiply(product);
+  }
   for (int64_t i = 0; i < tile.rows; ++i) {
     const int64_t* exclude = problem_.exclude + (block.row + i) * problem_.exclusions;
     for (int64_t e = 0; e < problem_.exclusions; ++e) {
@@ -113,6 +126,67 @@ void SimilarityBlocks<T>::multiply_tile(const Block& block, const Piece& piece) 
       tile.values[i * tile.stride + exclude[e] - piece.column] = static_cast<T>(-INFINITY);
     }
   }
+}
+
+// dy [the piece's columns] += weights^T x
+template <class T>
+void SimilarityBlocks<T>::add_columns(const Block& block, const Piece& piece, T* dy) const {
+  const Tile<T> tile = tile_of(block, piece);
+  if constexpr (std::is_same_v<T, float>) {
+    if (packed_ != nullptr) {
+      packed_->add_columns(packed_x_, range_of(block, piece), tile.values, tile.stride, dy);
+      return;
+    }
+  }
+  const int64_t width = problem_.width;
+  MatrixProduct<T> product;
+  product.m = tile.columns;
+  product.n = width;
+  product.k = tile.rows;
+  product.a = tile.values;
+  product.a_stride = tile.stride;
+  product.a_transposed = true;
+  product.b = problem_.x + block.row * width;
+  product.b_stride = width;
+  product.c = dy + piece.column * width;
+  product.c_stride = width;
+  product.add = true;
+  products_.multiply(product);
+}
+
+// dx [the strip's rows] += weights y
+template <class T>
+void SimilarityBlocks<T>::add_rows(const Block& block, const Piece& strip, T* dx) const {
+  const T* weights = block.values + (strip.column - block.row) * block.stride;
+  if constexpr (std::is_same_v<T, float>) {
+    if (packed_ != nullptr) {
+      packed_->add_rows(packed_y_, {strip.column, strip.end, block.column, block.column_end},
+                        weights, block.stride, dx);
+      return;
+    }
+  }
+  const int64_t width = problem_.width;
+  MatrixProduct<T> product;
+  product.m = strip.end - strip.column;
+  product.n = width;
+  product.k = block.column_end - block.column;
+  product.a = weights;
+  product.a_stride = block.stride;
+  product.b = problem_.y + block.column * width;
+  product.b_stride = width;
+  product.c = dx + strip.column * width;
+  product.c_stride = width;
+  product.add = true;
+  products_.multiply(product);
+}
+
+template <class T>
+void SimilarityBlocks<T>::use(const Bfloat16Kernels& kernels, const Bfloat16Rows& x,
+                              const Bfloat16Rows& y) {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
+  packed_ = &kernels;
+  packed_x_ = x;
+  packed_y_ = y;
 }
 
 // Adds the partial sums of a block's pieces, in order, to the sums of its rows.
@@ -187,11 +261,10 @@ template <class T>
 void SimilarityBlocks<T>::gradients(const PairWeights<T>& rows, const PairWeights<T>* columns,
                                     T* dx, T* dy) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t width = problem_.width;
   const PairWeights<T>* other = problem_.symmetric ? &rows : columns;
   T* const other_gradient = problem_.symmetric ? dx : dy;
-  if (dx != nullptr) std::fill(dx, dx + problem_.rows * width, T(0));
-  if (dy != nullptr) std::fill(dy, dy + problem_.columns * width, T(0));
+  if (dx != nullptr) std::fill(dx, dx + problem_.rows * problem_.width, T(0));
+  if (dy != nullptr) std::fill(dy, dy + problem_.columns * problem_.width, T(0));
   for (const Block& block : blocks_) {
     const std::vector<Piece> pieces = pieces_of(block);
     executor_.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t part) {
@@ -202,38 +275,14 @@ void SimilarityBlocks<T>::gradients(const PairWeights<T>& rows, const PairWeight
       const PairWeights<T> theirs = other == nullptr ? mine : other->from(piece.column);
       kernels.weights(tile, mine, other == nullptr ? nullptr : &theirs);
       if (other_gradient == nullptr || piece.diagonal) return;
-      MatrixProduct<T> product;
-      product.m = tile.columns;
-      product.n = width;
-      product.k = tile.rows;
-      product.a = tile.values;
-      product.a_stride = tile.stride;
-      product.a_transposed = true;
-      product.b = problem_.x + block.row * width;
-      product.b_stride = width;
-      product.c = other_gradient + piece.column * width;
-      product.c_stride = width;
-      product.add = true;
-      products_.multiply(product);
+      add_columns(block, piece, other_gradient);
     });
     if (dx == nullptr) continue;
     std::vector<Piece> strips;
     cut_evenly(block.row, block.row_end, sizes_.block_rows / 2,
                [&](int64_t begin, int64_t end) { strips.push_back({begin, end, false}); });
     executor_.for_each(static_cast<int64_t>(strips.size()), [&](int64_t part) {
-      const Piece& strip = strips[static_cast<size_t>(part)];
-      MatrixProduct<T> product;
-      product.m = strip.end - strip.column;
-      product.n = width;
-      product.k = block.column_end - block.column;
-      product.a = block.values + (strip.column - block.row) * block.stride;
-      product.a_stride = block.stride;
-      product.b = problem_.y + block.column * width;
-      product.b_stride = width;
-      product.c = dx + strip.column * width;
-      product.c_stride = width;
-      product.add = true;
-      products_.multiply(product);
+      add_rows(block, strips[static_cast<size_t>(part)], dx);
     });
   }
   kept_ = false;  // the similarities have become weights

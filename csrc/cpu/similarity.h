@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/products.h"
+#include "cpu/bfloat16.h"
 #include "cpu/executor.h"
 #include "cpu/kernel_table.h"
 #include "cpu/scratch.h"
@@ -48,6 +49,10 @@ class SimilarityBlocks {
   SimilarityBlocks(const Similarities<T>& problem, const SimilaritySizes& sizes,
                    const Products<T>& products, Scratch& scratch, const Executor& executor);
 
+  // Multiplies these instead, which are x and y (the same ones where symmetric). For float alone;
+  // block_rows must be a multiple of kBfloat16Group.
+  void use(const Bfloat16Kernels& kernels, const Bfloat16Rows& x, const Bfloat16Rows& y);
+
   // Fills the sums of the row anchors [N] and of the column anchors [M] (null: none; symmetric
   // similarities have the row anchors alone).
   void sums(const T* row_inverse_temperatures, const ExpSums<T, double>& rows,
@@ -72,7 +77,10 @@ class SimilarityBlocks {
 
   std::vector<Piece> pieces_of(const Block& block) const;
   Tile<T> tile_of(const Block& block, const Piece& piece) const;
+  static Bfloat16Range range_of(const Block& block, const Piece& piece);
   void multiply_tile(const Block& block, const Piece& piece) const;
+  void add_columns(const Block& block, const Piece& piece, T* dy) const;
+  void add_rows(const Block& block, const Piece& strip, T* dx) const;
   void merge_rows(const Block& block, int64_t parts, const T* inverse_temperatures,
                   const ExpSums<T, double>& sums) const;
 
@@ -81,8 +89,10 @@ class SimilarityBlocks {
   const Products<T>& products_;
   const Executor& executor_;
   std::vector<Block> blocks_;
-  ExpSums<T, T> partial_;  // [pieces, block_rows]
-  bool kept_ = false;      // sums() has filled the blocks that are kept
+  ExpSums<T, T> partial_;                    // [pieces, block_rows]
+  const Bfloat16Kernels* packed_ = nullptr;  // of these, where not null
+  Bfloat16Rows packed_x_, packed_y_;
+  bool kept_ = false;  // sums() has filled the blocks that are kept
 };
 
 }  // namespace xrisk::cpu

@@ -6,28 +6,12 @@
 #include "cpu/contrastive_step.h"
 #include "tests/check.h"
 #include "tests/info_nce_reference.h"
+#include "tests/plain_products.h"
 
 using namespace xrisk;
 using namespace xrisk::test;
 
-template <class T>
-struct PlainProducts final : Products<T> {
-  void multiply(const MatrixProduct<T>& p) const override {
-    for (int64_t i = 0; i < p.m; ++i) {
-      for (int64_t j = 0; j < p.n; ++j) {
-        double total = p.add ? static_cast<double>(p.c[i * p.c_stride + j]) : 0.0;
-        for (int64_t k = 0; k < p.k; ++k) {
-          const T a = p.a_transposed ? p.a[k * p.a_stride + i] : p.a[i * p.a_stride + k];
-          const T b = p.b_transposed ? p.b[j * p.b_stride + k] : p.b[k * p.b_stride + j];
-          total += static_cast<double>(a) * static_cast<double>(b);
-        }
-        p.c[i * p.c_stride + j] = static_cast<T>(total);
-      }
-    }
-  }
-};
-
-// Blocks of 8 rows and 48 columns, tiles of 16; `store_bytes` of them are kept.
+// Blocks of 8 rows and 32 columns, tiles of 16; `store_bytes` of them are kept.
 cpu::SimilaritySizes tiny(int64_t store_bytes) { return {8, 16, 2048, store_bytes}; }
 
 template <class T>

@@ -11,6 +11,7 @@ namespace xrisk {
 struct ContrastiveInputs {
   at::Tensor queries, keys, temperatures, exclude;
   at::ScalarType type = at::kFloat;
+  bool bfloat16 = false;  // queries and keys came as bfloat16
   int64_t count = 0, keys_count = 0, width = 0, exclusions = 0;
 };
 
@@ -34,6 +35,7 @@ inline ContrastiveInputs check_contrastive(const char* op, const at::Tensor& que
   inputs.width = queries.size(1);
   const bool twice = queries.scalar_type() == at::kDouble || keys.scalar_type() == at::kDouble;
   inputs.type = twice ? at::kDouble : at::kFloat;
+  inputs.bfloat16 = queries.scalar_type() == at::kBFloat16 && keys.scalar_type() == at::kBFloat16;
   inputs.queries = contiguous_as(queries, inputs.type);
   inputs.keys = contiguous_as(keys, inputs.type);
   TORCH_CHECK_VALUE(temperature.dim() == 0 ||
@@ -73,6 +75,7 @@ inline at::Tensor empty_gradient(const at::Tensor& like, bool wanted) {
 struct ContrastiveStepInputs {
   at::Tensor view1, view2, ids;
   at::ScalarType type = at::kFloat;
+  bool bfloat16 = false;  // both views came as bfloat16
   int64_t batch = 0, width = 0, rows = 0;
 };
 
@@ -93,6 +96,7 @@ inline ContrastiveStepInputs check_contrastive_step(
   inputs.type = twice ? at::kDouble : at::kFloat;
   inputs.batch = view1.size(0);
   inputs.width = view1.size(1);
+  inputs.bfloat16 = view1.scalar_type() == at::kBFloat16 && view2.scalar_type() == at::kBFloat16;
   inputs.view1 = contiguous_as(view1, inputs.type);
   inputs.view2 = contiguous_as(view2, inputs.type);
   TORCH_CHECK_VALUE(state_temperature.has_value() == state_momentum.has_value() &&

@@ -89,6 +89,23 @@ cpu::Similarities<T> similarities_of(const ContrastiveInputs& inputs) {
   return problem;
 }
 
+// Where queries and keys came as bfloat16, the blocks multiply them as such, if the CPU can.
+template <class T>
+void use_bfloat16(const ContrastiveInputs& inputs, bool for_queries, bool for_keys,
+                  cpu::SimilarityBlocks<T>& blocks, cpu::Scratch& scratch,
+                  const cpu::Executor& executor) {
+  const cpu::Bfloat16Kernels* kernels = inputs.bfloat16 ? cpu::bfloat16_kernels() : nullptr;
+  if (kernels == nullptr) return;
+  const auto packed = [&](const at::Tensor& rows, const cpu::Bfloat16Uses& uses) {
+    const cpu::Bfloat16Source source{rows.const_data_ptr<float>(), nullptr, rows.size(0), nullptr};
+    return cpu::pack_bfloat16(*kernels, source, rows.size(0), inputs.width, uses, scratch,
+                              executor);
+  };
+  const cpu::PackedRows x = packed(inputs.queries, {true, false, for_keys});
+  const cpu::PackedRows y = packed(inputs.keys, {false, true, for_queries});
+  if (x.whole && y.whole) blocks.use(*kernels, x.rows, y.rows);
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_rows(
     const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& temperature,
     const std::optional<at::Tensor>& exclude) {
@@ -116,8 +133,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_
     const AtenProducts<T> products;
     cpu::SimilaritySizes sizes;
     sizes.store_bytes = 0;
-    cpu::SimilarityBlocks<T>(similarities_of<T>(inputs), sizes, products, scratch, executor)
-        .sums(inverses.data(), sums, nullptr, nullptr);
+    cpu::SimilarityBlocks<T> blocks(similarities_of<T>(inputs), sizes, products, scratch, executor);
+    use_bfloat16(inputs, false, false, blocks, scratch, executor);
+    blocks.sums(inverses.data(), sums, nullptr, nullptr);
     T* log_mean = log_means.mutable_data_ptr<T>();
     T* exponent = exponents.mutable_data_ptr<T>();
     for (int64_t i = 0; i < inputs.count; ++i) {
@@ -164,9 +182,10 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
     const AtenProducts<T> products;
     cpu::SimilaritySizes sizes;
     sizes.store_bytes = 0;
-    cpu::SimilarityBlocks<T>(similarities_of<T>(inputs), sizes, products, scratch, executor)
-        .gradients(rows, nullptr, for_queries ? dq.mutable_data_ptr<T>() : nullptr,
-                   for_keys ? dk.mutable_data_ptr<T>() : nullptr);
+    cpu::SimilarityBlocks<T> blocks(similarities_of<T>(inputs), sizes, products, scratch, executor);
+    use_bfloat16(inputs, for_queries, for_keys, blocks, scratch, executor);
+    blocks.gradients(rows, nullptr, for_queries ? dq.mutable_data_ptr<T>() : nullptr,
+                     for_keys ? dk.mutable_data_ptr<T>() : nullptr);
   });
   return {dq, dk};
 }
@@ -218,6 +237,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
       call.view1 = inputs.view1.const_data_ptr<T>();
       call.view2 = inputs.view2.const_data_ptr<T>();
       call.normalize = normalize;
+      call.bfloat16 = inputs.bfloat16;
       if (state.has_value()) call.index = inputs.ids.const_data_ptr<int64_t>();
       call.state = state_rows<State>(state, update_state);
       call.temperatures = state_rows<State>(state_temperature, update_state);

@@ -41,6 +41,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
     call.view1 = inputs.view1.const_data_ptr<T>();
     call.view2 = inputs.view2.const_data_ptr<T>();
     call.normalize = normalize;
+    call.bfloat16 = inputs.bfloat16;
     call.temperature = tau;
     call.info_nce = &loss;
     call.per_view = true;

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/bfloat16.h"
 #include "cpu/kernel_table.h"
 #include "torch/attach_gradient.h"
 #include "torch/common.h"
@@ -194,6 +195,9 @@ pybind11::dict build_info() {
 #endif
   info["simd_built"] = built;
   info["simd"] = xrisk::cpu::kernel_table().name;
+  const xrisk::cpu::Bfloat16Kernels* bfloat16 = xrisk::cpu::bfloat16_kernels();
+  info["bfloat16_built"] = xrisk::cpu::bfloat16_built();
+  info["bfloat16"] = bfloat16 == nullptr ? "float32" : bfloat16->name;
 #if defined(_OPENMP)
   info["threads"] = "openmp";
 #else
@@ -230,6 +234,12 @@ PYBIND11_MODULE(_C, m) {
         "this CPU has, got " +
         std::string(simd));
   }
+  const char* bfloat16 = std::getenv("XRISK_BFLOAT16");
+  if (bfloat16 != nullptr && !xrisk::cpu::select_bfloat16(bfloat16)) {
+    throw pybind11::import_error(
+        "XRISK_BFLOAT16: expected amx, float32 or auto, and one that this CPU has, got " +
+        std::string(bfloat16));
+  }
   m.doc() = "Compiled kernels of xrisk_ext; the ops are under torch.ops.xrisk_ext.";
   m.def("build_info", &build_info, "What was built, and which SIMD variant is in use.");
   m.def(
@@ -241,6 +251,15 @@ PYBIND11_MODULE(_C, m) {
       },
       pybind11::arg("name"),
       "Use the kernels for \"baseline\", \"avx2\", \"avx512\" or \"auto\" from now on.");
+  m.def(
+      "select_bfloat16",
+      [](const std::string& name) {
+        if (!xrisk::cpu::select_bfloat16(name.c_str())) {
+          throw pybind11::value_error("select_bfloat16: this CPU or build has no products " + name);
+        }
+      },
+      pybind11::arg("name"),
+      "Multiply bfloat16 embeddings by \"amx\", \"float32\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
   m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),

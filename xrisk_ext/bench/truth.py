@@ -396,7 +396,8 @@ def on_cpu(inputs: Inputs) -> Inputs:
 
 
 def _content(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(hash(t.contiguous().numpy().tobytes()) for t in tensors)
+    flat = (t.contiguous().reshape(-1).view(torch.uint8) for t in tensors)  # NumPy lacks bfloat16
+    return tuple(hash(t.numpy().tobytes()) for t in flat)
 
 
 def once_for(

@@ -18,6 +18,7 @@ class ContrastiveCase(Case):
 
     work: ClassVar[str] = "global_contrastive"
     bimodal: ClassVar[bool] = False
+    dtype: ClassVar[torch.dtype] = torch.float32
     batch: int
     width: int = 256
     temperature: float = 0.1
@@ -57,14 +58,30 @@ class BimodalContrastiveCase(ContrastiveCase):
     bimodal: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class Bfloat16ContrastiveCase(ContrastiveCase):
+    """One modality, embeddings in bfloat16: against ours on the same numbers in float32."""
+
+    work: ClassVar[str] = "bfloat16_global_contrastive"
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+
+    def limit(self) -> None:  # type: ignore[override]
+        """The rates that limits are taken by are those of float32."""
+
+
 CONTRASTIVE: list[Case] = [
-    case(batch) for case in (ContrastiveCase, BimodalContrastiveCase) for batch in (256, 1024, 4096)
+    *(
+        case(batch)
+        for case in (ContrastiveCase, BimodalContrastiveCase)
+        for batch in (256, 1024, 4096)
+    ),
+    *(Bfloat16ContrastiveCase(batch) for batch in (1024, 4096)),
 ]
 
 
 class ContrastiveInputs(NamedTuple):
-    first: Tensor  # [B, D] float32, requires grad
-    second: Tensor  # [B, D] float32, requires grad
+    first: Tensor  # [B, D] float32 or bfloat16, requires grad
+    second: Tensor  # [B, D], the same
     ids: Tensor  # [B] int64, no id twice
     num_samples: int
     temperature: float
@@ -81,8 +98,8 @@ def contrastive_inputs(case: ContrastiveCase) -> ContrastiveInputs:
     num_samples = 10 * case.batch
     ids = torch.randperm(num_samples, generator=generator)[: case.batch]
     return ContrastiveInputs(
-        (1.5 * shared + first).requires_grad_(),
-        (1.5 * shared + second).requires_grad_(),
+        (1.5 * shared + first).to(case.dtype).requires_grad_(),
+        (1.5 * shared + second).to(case.dtype).requires_grad_(),
         ids,
         num_samples,
         case.temperature,

@@ -21,6 +21,7 @@ from xrisk_ext.bench.race import Contestant
 from xrisk_ext.testing.contrastive_cases import ContrastiveInputs
 
 WORKS = ("global_contrastive", "bimodal_global_contrastive")
+BFLOAT16 = "bfloat16_global_contrastive"
 
 
 def _each_work(name: str, **options: Any) -> Callable[[Any], Any]:
@@ -33,7 +34,19 @@ def _each_work(name: str, **options: Any) -> Callable[[Any], Any]:
 
 
 @_each_work("ours")
+@peer(BFLOAT16, "ours")
 def ours(inputs: ContrastiveInputs) -> Contestant:
+    return _ours("ours", inputs)
+
+
+@peer(BFLOAT16, "float32")
+def ours_in_float32(inputs: ContrastiveInputs) -> Contestant:
+    """The same numbers, widened: what bfloat16 saves."""
+    first, second = (t.detach().float().requires_grad_() for t in inputs[:2])
+    return _ours("float32", inputs._replace(first=first, second=second))
+
+
+def _ours(name: str, inputs: ContrastiveInputs) -> Contestant:
     check_device(inputs.first)
     first, second, index, num_samples, temperature, gamma, bimodal = inputs
     make = xrisk_ext.BimodalGlobalContrastiveLoss if bimodal else xrisk_ext.GlobalContrastiveLoss
@@ -44,7 +57,7 @@ def ours(inputs: ContrastiveInputs) -> Contestant:
         loss_fn(first, second, index).backward()
 
     return Contestant(
-        "ours",
+        name,
         call,
         loss_fn.reset_state,
         lambda: contrastive_error(inputs, first.grad, second.grad),
