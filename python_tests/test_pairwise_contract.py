@@ -364,6 +364,9 @@ BAD_FOR_SUMS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "algorithm", {"algorithm": "smooth", "surrogate": "exponential"}),
 ]
 BAD_FOR_LOG_SUMS: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (ValueError, "algorithm", {"algorithm": "quick"}),
+    (ValueError, "algorithm", {"algorithm": "sort", "surrogate": "squared_hinge"}),
+    (ValueError, "algorithm", {"algorithm": "smooth", "surrogate": "logistic"}),
     (ValueError, "item_weights", {"item_weights": -FOUR}),
     (ValueError, "item_weights", {"item_weights": torch.ones(2, 4)}),
     (ValueError, "temperature", {"temperature": 0.0}),
