@@ -299,6 +299,12 @@ def test_debug_names_bad_values(call: str, complaint: str) -> None:
     assert complaint in failed.stderr
 
 
+def test_log_sums_are_direct() -> None:
+    x = torch.zeros(3, device="cuda")
+    with pytest.raises(ValueError, match='algorithm "direct" alone'):
+        xr.ops.pairwise_log_sums(x, x, algorithm="smooth")
+
+
 def test_what_stands_on_two_devices_is_refused() -> None:
     with pytest.raises(ValueError, match="device"):
         xr.ops.pairwise_sums(torch.zeros(2, device="cuda"), torch.zeros(2))

@@ -22,7 +22,7 @@ from ranking_helpers import (
     step,
 )
 
-from xrisk_ext import ListwiseCrossEntropyLoss, NDCGLoss
+from xrisk_ext import ListwiseCrossEntropyLoss, NDCGLoss, reference
 
 DOUBLE = {"state_dtype": torch.float64}
 
@@ -212,6 +212,19 @@ def test_ndcg_by_hand() -> None:
     pull = 2.0 / (6.0 * log2**2 * torch.tensor(2.0, dtype=torch.float64).log()) * 4.0 / 2.0
     assert_close(scores.grad, [[-float(pull), float(pull)]])
     assert_close(loss.state.value, [2.5])
+
+
+@pytest.mark.parametrize("name", ["squared_hinge", "logistic"])
+def test_the_whole_training_set_as_one_query(name: str) -> None:
+    # no state, near-linear: what a boosting library or L-BFGS minimises
+    scores = randn(1, 5000, seed=1).float().requires_grad_()
+    relevance = (randn(1, 5000, seed=2) - 0.8).clamp(min=0).ceil().long()
+    value = NDCGLoss(None, gamma=1.0, surrogate=name)(scores, relevance)
+    value.backward()
+    expected, gradient = reference.ndcg(scores.detach(), relevance, surrogate=name)
+    torch.testing.assert_close(value.detach().double(), expected.mean(), rtol=1e-5, atol=0)
+    scale = float(gradient.abs().max())
+    torch.testing.assert_close(scores.grad.double(), gradient, rtol=1e-4, atol=1e-6 * scale)
 
 
 def test_listwise_by_hand() -> None:

@@ -278,13 +278,17 @@ def test_threads_change_no_bit(
             assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("p", [40, 5000])
-def test_threads_change_no_bit_of_log_sums(p: int, restore_threads: None) -> None:
-    anchors, items = randn(p, seed=1).float(), randn(200_000 // (p // 40), seed=2).float()
+@pytest.mark.parametrize("name", ["squared_hinge", "barrier_hinge", "logistic", "squared"])
+@pytest.mark.parametrize("p", [40, 20_000])  # squared: always direct
+def test_threads_change_no_bit_of_log_sums(p: int, name: str, restore_threads: None) -> None:
+    anchors, items = (
+        randn(p, seed=1).float(),
+        randn(40_000 if name != "squared" else 1000, seed=2).float(),
+    )
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(value_and_gradients(ops.pairwise_log_sums, anchors, items))
+        results.append(value_and_gradients(ops.pairwise_log_sums, anchors, items, surrogate=name))
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
 
@@ -364,6 +368,9 @@ BAD_FOR_SUMS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "algorithm", {"algorithm": "smooth", "surrogate": "exponential"}),
 ]
 BAD_FOR_LOG_SUMS: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (ValueError, "algorithm", {"algorithm": "quick"}),
+    (ValueError, "algorithm", {"algorithm": "sort", "surrogate": "squared_hinge"}),
+    (ValueError, "algorithm", {"algorithm": "smooth", "surrogate": "logistic"}),
     (ValueError, "item_weights", {"item_weights": -FOUR}),
     (ValueError, "item_weights", {"item_weights": torch.ones(2, 4)}),
     (ValueError, "temperature", {"temperature": 0.0}),

@@ -47,9 +47,9 @@ def _pairwise_sums_columns() -> list[Arguments]:
 
 def _pairwise_log_sums_rows() -> list[Arguments]:
     return [
-        (*_pairs(dtype), w, _scalar(SCALE), _scalar(0.5), 0.5, surrogate)
+        (*_pairs(dtype), w, _scalar(SCALE), _scalar(0.5), 0.5, surrogate, algorithm)
         for dtype in (torch.float32, torch.float64, torch.bfloat16)
-        for w, surrogate in ((None, 1), (randn(7).abs(), 4))
+        for w, surrogate, algorithm in ((None, 1, 3), (randn(7).abs(), 4, 0), (None, 2, 2))
     ]
 
 
@@ -64,9 +64,10 @@ def _pairwise_log_sums_columns() -> list[Arguments]:
             _scalar(0.5),
             1.0,
             1,
+            algorithm,
         )
         for dtype in (torch.float32, torch.float64)
-        for w in (None, randn(7).abs())
+        for w, algorithm in ((None, 0), (randn(7).abs(), 3))
     ]
 
 

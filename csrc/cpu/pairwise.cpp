@@ -14,8 +14,9 @@ bool has_smooth(Surrogate surrogate) {
 }
 
 // The model: nanoseconds for rows and columns together on one core, fitted per surrogate to times
-// under every SIMD variant (`python -m xrisk_ext bench --op pairwise_sums` shows `auto` beside the
-// best, to be held to 1.25x).
+// of 8 .. 400 anchors by 64 .. 20 000 items on a Xeon with AVX-512, under every SIMD variant and in
+// both types. `auto` is to be within 1.25x of the best: `python -m xrisk_ext bench --op
+// pairwise_sums` shows them side by side.
 struct PairCosts {
   double pair;    // direct, per pair and float lane
   double fixed;   // sort, per call
@@ -26,13 +27,15 @@ struct PairCosts {
 static PairCosts costs_of(Surrogate surrogate) {
   switch (surrogate) {
     case Surrogate::kSquared:
-      return {2.1, 150.0, 2.2, 1.8};
+      return {1.45, 10.0, 2.3, 1.0};
     case Surrogate::kBarrierHinge:
-      return {3.5, 1200.0, 90.0, 15.0};
+      return {4.3, 200.0, 36.0, 9.0};
     case Surrogate::kZeroOne:
-      return {1.5, 700.0, 45.0, 7.0};
+      return {1.6, 40.0, 20.0, 5.0};
+    case Surrogate::kSquaredHinge:
+      return {1.75, 40.0, 22.0, 4.5};
     default:
-      return {2.4, 600.0, 45.0, 6.5};
+      return {2.2, 50.0, 20.0, 4.5};
   }
 }
 
@@ -42,20 +45,22 @@ Algorithm choose_algorithm(const PairwiseSpec& spec, int64_t anchors, int64_t it
   if (spec.algorithm != Algorithm::kAuto) return spec.algorithm;
   if (has_smooth(spec.surrogate)) {
     // Where the smooth algorithm would certainly choose the direct sums, it need not be asked.
-    constexpr double kFewPairs = 4096.0;
+    constexpr double kFewPairs = 512.0;
     const double pairs = static_cast<double>(anchors) * static_cast<double>(items);
     return pairs * static_cast<double>(channels) < kFewPairs ? Algorithm::kDirect
                                                              : Algorithm::kSmooth;
   }
   // Separable sums are formed in double: no overflow at one batch size and none at another.
   if (spec.surrogate == Surrogate::kExponential) return Algorithm::kSort;
-  constexpr double kDirectAnchor = 12.0;  // the sums across lanes, per row
+  constexpr double kDirectAnchor = 4.0;  // the sums across lanes, per row
   const PairCosts costs = costs_of(spec.surrogate);
   const double p = static_cast<double>(anchors), m = static_cast<double>(items);
   const double more = static_cast<double>(channels - 1) / 3.0;
   const double lanes = kernel_table().lanes * 4.0 / sizeof(T);
   const double direct = p * kDirectAnchor + p * m * (1.0 + more) * costs.pair / lanes;
-  const double wide = sizeof(T) == sizeof(double) ? 1.4 : 1.0;  // longer keys, fewer to a compare
+  const bool keys = spec.surrogate != Surrogate::kSquared;
+  // longer keys, fewer to a compare
+  const double wide = keys && sizeof(T) == sizeof(double) ? 2.0 : 1.0;
   const double sort = costs.fixed + wide * (p * costs.anchor + m * costs.item * (1.0 + more));
   return direct < sort ? Algorithm::kDirect : Algorithm::kSort;
 }

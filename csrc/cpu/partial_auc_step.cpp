@@ -7,7 +7,6 @@
 #include "core/moving_average.h"
 #include "core/rules.h"
 #include "core/surrogate.h"
-#include "cpu/binned_log_sums.h"
 #include "cpu/first_entries.h"
 #include "cpu/log_sums.h"
 #include "cpu/moving_average.h"
@@ -62,15 +61,9 @@ class LabelStep {
     pairs.anchor_count = anchors_.count;
     pairs.items = items();
     double* masses = doubles();
-    std::unique_ptr<BinnedLogSums<U>> binned;
-    if (call_.spec.algorithm == Algorithm::kAuto) {
-      binned = BinnedLogSums<U>::make(pairs, scratch_, executor_);
-    }
-    if (binned != nullptr) {
-      binned->rows(sums_, slopes_, masses);
-    } else {
-      log_rows(pairs, sums_, slopes_, masses, scratch_, executor_);
-    }
+    const Algorithm algorithm = choose_log_algorithm(pairs, call_.spec.algorithm);
+    const auto log_sums = make_log_sums(pairs, algorithm, scratch_, executor_);
+    log_sums->rows(sums_, slopes_, masses);
     const double log_weight = std::log(items_.weight);
     for (int64_t i = 0; i < anchors_.count; ++i) sums_[i] -= log_weight;
     const double* log_u = moved(call_.state, sums_, now.gamma, /*log=*/true);
@@ -90,10 +83,7 @@ class LabelStep {
                                                             now.kl_weight, now.positive_kl_weight);
       }
     }
-    finish(value, 1.0, items_, [&](U* out) {
-      if (binned != nullptr) return binned->columns(weights_, masses, out);
-      log_columns(pairs, weights_, masses, out, scratch_, executor_);
-    });
+    finish(value, 1.0, items_, [&](U* out) { log_sums->columns(weights_, masses, out); });
   }
 
   // log v: the log mean of the anchors' powers, blended with the label's own.

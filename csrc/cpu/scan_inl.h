@@ -4,7 +4,8 @@
 //   sum over sources up to place r of w q^k, S_k(r + 1) = S_k(r) exp(-k gap) + w
 //
 // Mapping: the powers k across the lanes, the scores in order; two directions, a call each. Bytes:
-// 20 a score. Hazard: the coefficients alternate, up to a few units; all sums are doubles.
+// 17 a score, 4 a source and 16 a target, all of them in order: who calls gathers and scatters.
+// Hazard: the coefficients alternate, up to a few units; all sums are doubles.
 #pragma once
 
 #include "cpu/scan_fit.h"
@@ -12,7 +13,7 @@
 
 namespace xrisk::cpu::XRISK_ISA {
 
-// weights: of the sources; null: ones.
+// weights: of the sources, in ascending order of their scores; null: ones.
 template <class T>
 void smooth_scan(const ScanPass& pass, const T* weights) {
   constexpr int kTerms = SmoothFit<T>::kScanTerms, kVectors = kTerms / D::kLanes;
@@ -38,22 +39,12 @@ void smooth_scan(const ScanPass& pass, const T* weights) {
     for (int width = D::kLanes / 2; width > 1; width /= 2) both = pair_sums(both, both);
     return both;
   };
-  // Own scores are scattered: their weight or result is asked for some steps before it is needed.
-  const auto prefetch = [&](int64_t step) {
-    if (step >= pass.count) return;
-    const int64_t number = pass.order[pass.descending ? pass.count - 1 - step : step];
-    const bool anchor = number < pass.anchors;
-    const int64_t own = anchor ? number : number - pass.anchors;
-    const bool target = anchor == pass.to_anchors;
-    const void* first = pass.slopes + (target ? own : 0);
-    if (!target && weights != nullptr) first = weights + own;
-    __builtin_prefetch(first);
-    if (pass.values != nullptr) __builtin_prefetch(pass.values + (target ? own : 0));
-  };
   double weight_sum = 0.0, distance_sum = 0.0;
+  int64_t source = pass.descending ? pass.sources - 1 : 0;
+  int64_t target = pass.descending ? pass.targets - 1 : 0;
+  const int64_t forward = pass.descending ? -1 : 1;
   for (int64_t step = 0; step < pass.count; ++step) {
     const int64_t r = pass.descending ? pass.count - 1 - step : step;
-    prefetch(step + 24);
     if (step > 0) {
       const int64_t upper = pass.descending ? r + 1 : r;  // of the two neighbours
       const double decay = pass.decays[upper];
@@ -61,22 +52,22 @@ void smooth_scan(const ScanPass& pass, const T* weights) {
       const Powers<kTerms, double> powers(decay);
       for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] * (powers.p[v] * D(decay));
     }
-    const int64_t number = pass.order[r];
-    const bool anchor = number < pass.anchors;
-    const int64_t own = anchor ? number : number - pass.anchors;
-    if (anchor != pass.to_anchors) {
-      const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[own]);
+    if ((pass.is_anchor[r] != 0) != pass.to_anchors) {
+      const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[source]);
+      source += forward;
       for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + D(weight);
       weight_sum += weight;
       continue;
     }
     double dots[D::kLanes];
     both_dots().store(dots);
-    pass.slopes[own] = active && pass.logistic ? weight_sum - dots[1] : dots[1];
-    if (pass.values == nullptr) continue;
-    pass.values[own] = !active         ? dots[0]
-                       : pass.logistic ? distance_sum + dots[0]
-                                       : weight_sum - dots[0];
+    pass.slopes[target] = active && pass.logistic ? weight_sum - dots[1] : dots[1];
+    if (pass.values != nullptr) {
+      pass.values[target] = !active         ? dots[0]
+                            : pass.logistic ? distance_sum + dots[0]
+                                            : weight_sum - dots[0];
+    }
+    target += forward;
   }
 }
 

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/flush_denormals.h"
 #include "cpu/smooth_table.h"
 
 namespace xrisk::cpu {
@@ -51,6 +52,7 @@ class SmoothSums final : public PairwiseSums<T> {
       const T* local =
           local_polynomials(plan, items.scores, weights, items.count, plan.item_slots, true);
       executor_.for_range(anchors_.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        const FlushDenormals flush;  // powers of scores next to the centre of a bin
         kernels<T>().smooth_rows(plan.grid, local, anchors_.scores, plan.anchor_slots,
                                  spec_.params.scale, begin, end, sum, slope);
       });
@@ -72,6 +74,7 @@ class SmoothSums final : public PairwiseSums<T> {
       const T* local = local_polynomials(plan, anchors_.scores, sources, anchors_.count,
                                          plan.anchor_slots, false);
       executor_.for_range(items.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        const FlushDenormals flush;
         kernels<T>().smooth_columns(plan.grid, local, items.scores, weights, plan.item_slots,
                                     spec_.params.scale, c > 0, begin, end, out);
       });
@@ -212,50 +215,62 @@ class SmoothSums final : public PairwiseSums<T> {
     return local_;
   }
 
-  ScanPass scan_pass(const SmoothPlan& plan, int64_t items, bool to_anchors) const {
-    ScanPass pass;
-    pass.order = plan.order;
-    pass.gaps = plan.gaps;
-    pass.decays = plan.decays;
-    pass.count = anchors_.count + items;
-    pass.anchors = anchors_.count;
-    pass.to_anchors = to_anchors;
-    pass.logistic = logistic();
-    return pass;
+  // Both directions of the scan; values (if wanted) and slopes in ascending order of the targets.
+  void scan(const SmoothPlan& plan, int64_t items, bool to_anchors, const T* weights,
+            double* values[2], double* slopes[2]) {
+    const int64_t sources = to_anchors ? items : anchors_.count;
+    const uint32_t* order = to_anchors ? plan.item_order : plan.anchor_order;
+    T* sorted = nullptr;
+    if (weights != nullptr) {
+      sorted = grown(sorted_weights_, sorted_capacity_, sources, scratch_);
+      executor_.for_range(sources, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) sorted[k] = weights[order[k]];
+      });
+    }
+    executor_.for_each(2, [&](int64_t direction) {
+      ScanPass pass;
+      pass.is_anchor = plan.is_anchor;
+      pass.gaps = plan.gaps;
+      pass.decays = plan.decays;
+      pass.count = anchors_.count + items;
+      pass.sources = sources;
+      pass.targets = pass.count - sources;
+      pass.to_anchors = to_anchors;
+      pass.logistic = logistic();
+      pass.descending = direction == 1;
+      pass.values = values == nullptr ? nullptr : values[direction];
+      pass.slopes = slopes[direction];
+      kernels<T>().smooth_scan(pass, sorted);
+    });
   }
 
   void scan_rows(const SmoothPlan& plan, int64_t items, const T* weights, double* sums,
                  double* slopes) {
     const int64_t anchors = anchors_.count;
-    double* values[2] = {sums, scanned(0, anchors)};
-    double* derivatives[2] = {slopes, scanned(1, anchors)};
-    executor_.for_each(2, [&](int64_t direction) {
-      ScanPass pass = scan_pass(plan, items, true);
-      pass.descending = direction == 1;
-      pass.values = values[direction];
-      pass.slopes = derivatives[direction];
-      kernels<T>().smooth_scan(pass, weights);
+    double* values[2] = {scanned(0, anchors), scanned(1, anchors)};
+    double* derivatives[2] = {scanned(2, anchors), scanned(3, anchors)};
+    scan(plan, items, true, weights, values, derivatives);
+    executor_.for_range(anchors, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t i = plan.anchor_order[k];
+        sums[i] = values[0][k] + values[1][k];
+        slopes[i] = spec_.params.scale * (derivatives[0][k] + derivatives[1][k]);
+      }
     });
-    for (int64_t i = 0; i < anchors; ++i) {
-      sums[i] += values[1][i];
-      slopes[i] = spec_.params.scale * (slopes[i] + derivatives[1][i]);
-    }
   }
 
   void scan_columns(const SmoothPlan& plan, int64_t items, const T* sources, const T* weights,
                     bool add, T* out) {
     double* derivatives[2] = {scanned(0, items), scanned(1, items)};
-    executor_.for_each(2, [&](int64_t direction) {
-      ScanPass pass = scan_pass(plan, items, false);
-      pass.descending = direction == 1;
-      pass.slopes = derivatives[direction];
-      kernels<T>().smooth_scan(pass, sources);
+    scan(plan, items, false, sources, nullptr, derivatives);
+    executor_.for_range(items, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t j = plan.item_order[k];
+        double slope = spec_.params.scale * (derivatives[0][k] + derivatives[1][k]);
+        if (weights != nullptr) slope *= static_cast<double>(weights[j]);
+        out[j] = static_cast<T>(add ? static_cast<double>(out[j]) + slope : slope);
+      }
     });
-    for (int64_t j = 0; j < items; ++j) {
-      double slope = spec_.params.scale * (derivatives[0][j] + derivatives[1][j]);
-      if (weights != nullptr) slope *= static_cast<double>(weights[j]);
-      out[j] = static_cast<T>(add ? static_cast<double>(out[j]) + slope : slope);
-    }
   }
 
   double* scanned(int which, int64_t count) {
@@ -275,8 +290,10 @@ class SmoothSums final : public PairwiseSums<T> {
   double* far_weight_ = nullptr;
   double* far_distance_ = nullptr;
   T* local_ = nullptr;
-  double* scanned_[2] = {nullptr, nullptr};
-  int64_t scanned_capacity_[2] = {0, 0};
+  double* scanned_[4] = {};
+  int64_t scanned_capacity_[4] = {};
+  T* sorted_weights_ = nullptr;
+  int64_t sorted_capacity_ = 0;
 };
 
 }  // namespace

@@ -15,7 +15,9 @@ struct SmoothPlan {
   const int32_t* anchor_slots = nullptr;  // kScattered: [P], [M], places among them
   const int32_t* item_slots = nullptr;
   // kScan
-  const uint32_t* order = nullptr;
+  const uint8_t* is_anchor = nullptr;      // of the sorted scores
+  const uint32_t* anchor_order = nullptr;  // [P], [M], ascending
+  const uint32_t* item_order = nullptr;
   const double* gaps = nullptr;
   const double* decays = nullptr;
 };

@@ -35,18 +35,18 @@ struct SmoothTranslation {
   bool slope_is_constant = false;  // there; otherwise the slope is 0
 };
 
-// One direction of the exponential scan over anchors and items in ascending order.
+// One direction of the exponential scan over the sorted scores (cpu/scan_inl.h).
 struct ScanPass {
-  const uint32_t* order = nullptr;  // [n]: below `anchors` an anchor, else an item
-  const double* gaps = nullptr;     // [n]: scale times the distance from the score before
-  const double* decays = nullptr;   // [n]: exp(-gap)
-  int64_t count = 0;                // n
-  int64_t anchors = 0;
-  bool to_anchors = true;  // targets are the anchors and sources the items, or the reverse
+  const uint8_t* is_anchor = nullptr;  // [count], of the sorted scores
+  const double* gaps = nullptr;        // [count] scale * (score - the one before)
+  const double* decays = nullptr;      // exp(-gap)
+  int64_t count = 0;
+  int64_t sources = 0, targets = 0;  // count in all
+  bool to_anchors = true;            // else to the items
+  bool logistic = true;              // else sigmoid
   bool descending = false;
-  bool logistic = true;
-  double* values = nullptr;  // [targets]; null: not wanted
-  double* slopes = nullptr;  // [targets], without the factor scale
+  double* values = nullptr;  // of the targets, in ascending order of their scores; null: not wanted
+  double* slopes = nullptr;
 };
 
 }  // namespace xrisk::cpu

@@ -42,7 +42,7 @@ SmoothCosts costs_of() {
   costs.located = 6.0;
   costs.fixed_scan = 2000.0;
   costs.scanned = 100.0 / std::sqrt(lanes);
-  costs.pair = 12.0;
+  costs.pair = kWide ? 40.0 : 26.0;
   return costs;
 }
 
@@ -170,21 +170,34 @@ void make_order(SmoothPlan& plan, double scale, Anchors<T> anchors, const Items<
     }
   });
   const auto* sorted = radix_sort(records, count, scratch, executor);
-  uint32_t* order = scratch.allocate<uint32_t>(count);
+  uint8_t* is_anchor = scratch.allocate<uint8_t>(count);
+  uint32_t* anchor_order = scratch.allocate<uint32_t>(anchors.count);
+  uint32_t* item_order = scratch.allocate<uint32_t>(items.count);
   double* gaps = scratch.allocate<double>(count);
   double* decays = scratch.allocate<double>(count);
   executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const double score = static_cast<double>(score_of_key(sorted[r].key));
       const double below = r == 0 ? score : static_cast<double>(score_of_key(sorted[r - 1].key));
-      order[r] = sorted[r].payload;
+      is_anchor[r] = sorted[r].payload < static_cast<uint32_t>(anchors.count);
       gaps[r] = scale * (score - below);
     }
     kernels<double>().scaled_exponentials(gaps + begin, end - begin, -1.0, 0.0, 1.0,
                                           decays + begin);
   });
+  int64_t anchor = 0, item = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    const uint32_t number = sorted[r].payload;
+    if (is_anchor[r] != 0) {
+      anchor_order[anchor++] = number;
+    } else {
+      item_order[item++] = number - static_cast<uint32_t>(anchors.count);
+    }
+  }
   plan.way = SmoothWay::kScan;
-  plan.order = order;
+  plan.is_anchor = is_anchor;
+  plan.anchor_order = anchor_order;
+  plan.item_order = item_order;
   plan.gaps = gaps;
   plan.decays = decays;
 }
@@ -212,21 +225,23 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
 
   const SmoothCosts costs = costs_of<T>();
   const double neighbours = std::min(bins, 2.0 * SmoothFit<T>::kReach + 1);
-  const double bins_cost = costs.fixed + n * costs.score + bins * neighbours * costs.pair_of_bins;
+  const double translation_cost = bins * neighbours * costs.pair_of_bins;
+  const double bins_cost = costs.fixed + n * costs.score + translation_cost;
+  const bool few = n < 2048;
   const double scan_cost = costs.fixed_scan + n * costs.scanned;
   const double lanes = kernel_table().lanes * 4.0 / sizeof(T);
   // exp() of what is subnormal is slow.
   const double span = (range[1] - range[0]) * scale;
   const double slow = span > (sizeof(T) == sizeof(float) ? 87.0 : 708.0) ? 8.0 : 1.0;
-  const double direct_cost = 12.0 * p + slow * p * m * costs.pair / lanes;
+  const double direct_cost = 4.0 * p + slow * p * m * costs.pair / lanes;
   SmoothWay way = spec.smooth_way;
   if (way == SmoothWay::kCheapest) {
     if (direct_cost < std::min(bins_cost, scan_cost)) {
       way = SmoothWay::kDirect;
-    } else if (countable && bins_cost <= scan_cost && bins <= std::max(n / 4, 4096.0)) {
+    } else if (bins_cost <= scan_cost && (few || translation_cost <= n * costs.located)) {
       way = SmoothWay::kBins;
-    } else {
-      way = SmoothWay::kScattered;
+    } else {  // it pays to look which bins are in use
+      way = few ? SmoothWay::kScan : SmoothWay::kScattered;
     }
   }
   if (way != SmoothWay::kDirect && !countable) way = SmoothWay::kScan;
@@ -238,11 +253,10 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
     const double reach = 2.0 * SmoothFit<T>::kReach + 1;
     const double most =
         n * (costs.scanned - costs.score - costs.located) / (reach * costs.pair_of_bins);
-    const bool small = n < 2048 && spec.smooth_way == SmoothWay::kCheapest;
     const int64_t limit = spec.smooth_way == SmoothWay::kCheapest
                               ? static_cast<int64_t>(most)
                               : 8 * (anchors.count + items.count);
-    if (small || !Scatter<T>(plan, anchors, items, scratch, executor).run(limit)) {
+    if (!Scatter<T>(plan, anchors, items, scratch, executor).run(limit)) {
       plan.way = SmoothWay::kScan;
     }
   }

@@ -9,7 +9,7 @@ using namespace xrisk;
 using namespace xrisk::test;
 
 template <class T>
-void compare(double temperature, double tolerance) {
+void compare(Algorithm algorithm, double temperature, double tolerance) {
   std::mt19937_64 random(3);
   const auto anchors = normal<T>(random, 37, 0, 1), items = normal<T>(random, 91, 0, 1);
   std::vector<T> weights(91, T(2));
@@ -22,8 +22,10 @@ void compare(double temperature, double tolerance) {
   std::vector<double> sums(37), slopes(37), masses(37), alpha(37, 1.0);
   std::vector<T> out(91);
   cpu::Scratch scratch;
-  cpu::log_rows(call, sums.data(), slopes.data(), masses.data(), scratch, TwoThreads());
-  cpu::log_columns(call, alpha.data(), masses.data(), out.data(), scratch, TwoThreads());
+  const TwoThreads executor;
+  const auto pairs = cpu::make_log_sums(call, algorithm, scratch, executor);
+  pairs->rows(sums.data(), slopes.data(), masses.data());
+  pairs->columns(alpha.data(), masses.data(), out.data());
   double column_total = 0, row_total = 0;
   for (size_t i = 0; i < 37; ++i) {
     long double top = -INFINITY, total = 0, slope = 0;
@@ -56,9 +58,11 @@ void compare(double temperature, double tolerance) {
 
 int main() {
   for_each_simd([](const char*) {
-    compare<float>(1.0, 1e-6);
-    compare<float>(0.01, 1e-6);
-    compare<double>(0.001, 1e-14);
+    for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kSmooth}) {
+      compare<float>(algorithm, 1.0, 1e-6);
+      compare<float>(algorithm, 0.01, 1e-6);
+      compare<double>(algorithm, 0.001, 1e-14);
+    }
   });
   return report();
 }

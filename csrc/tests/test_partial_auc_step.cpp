@@ -2,7 +2,6 @@
 // state, thresholds by keys against the direct terms, and that a bad id or a NaN writes nothing.
 #include "cpu/partial_auc_step.h"
 
-#include "cpu/binned_log_sums.h"
 #include "cpu/direct.h"
 #include "cpu/first_entries.h"
 #include "cpu/threshold_sums.h"
@@ -109,48 +108,6 @@ void check_thresholds(Surrogate surrogate, Algorithm algorithm) {
   for (int64_t j = 0; j < items; ++j) CHECK(std::fabs(out[j] - direct_out[j]) < 2e-4);
 }
 
-// The binned log sums against the direct ones: scores about the kink, far apart, in one clump.
-template <class T>
-void check_bins(double spread, double temperature, bool weighted) {
-  std::mt19937_64 random(7);
-  const int64_t anchors = 300, items = 3000;
-  const auto x = normal<T>(random, anchors, 2.7, spread), y = normal<T>(random, items, 2.0, spread);
-  auto weights = std::vector<T>(items, T(1));
-  for (int64_t j = 0; weighted && j < items; ++j) weights[j] = static_cast<T>(1 + j % 3);
-  std::vector<double> anchor_weights = normal<double>(random, anchors, 0.0, 1.0);
-  cpu::LogSums<T> call;
-  call.term = {Surrogate::kSquaredHinge, {0.7, 1.0}, 1.0 / temperature};
-  call.anchors = x.data();
-  call.anchor_count = anchors;
-  call.items = {y.data(), weights.data(), items, 1};
-  cpu::Scratch scratch;
-  const TwoThreads executor;
-  const auto binned = cpu::BinnedLogSums<T>::make(call, scratch, executor);
-  CHECK(binned != nullptr);
-  if (binned == nullptr) return;
-  std::vector<double> sums[2], slopes[2], masses[2];
-  std::vector<T> out[2];
-  for (int k : {0, 1}) {
-    for (auto* array : {&sums[k], &slopes[k], &masses[k]}) array->resize(anchors);
-    out[k].resize(items);
-  }
-  binned->rows(sums[0].data(), slopes[0].data(), masses[0].data());
-  binned->columns(anchor_weights.data(), masses[0].data(), out[0].data());
-  cpu::log_rows(call, sums[1].data(), slopes[1].data(), masses[1].data(), scratch, executor);
-  cpu::log_columns(call, anchor_weights.data(), masses[1].data(), out[1].data(), scratch, executor);
-  // the direct way's own error in float: an exponent of 50 is off by 4e-6
-  const double allowed = sizeof(T) == sizeof(float) ? 2e-5 : 1e-12;
-  double size = 0.0;
-  for (int64_t j = 0; j < items; ++j) size = std::max(size, std::fabs(double(out[1][j])));
-  for (int64_t i = 0; i < anchors; ++i) {
-    CHECK(std::fabs(sums[0][i] - sums[1][i]) <= allowed * (1 + std::fabs(sums[1][i])));
-    CHECK(std::fabs(slopes[0][i] - slopes[1][i]) <= allowed * (1 + std::fabs(slopes[1][i])));
-  }
-  for (int64_t j = 0; j < items; ++j) {
-    CHECK(std::fabs(double(out[0][j]) - double(out[1][j])) <= 2 * allowed * size);
-  }
-}
-
 void check_selection() {
   std::vector<double> scores = {1, 3, 2, 3, 0, 2}, weights = {1, 1, 2, 1, 1, 1};
   std::vector<int32_t> positions = {10, 11, 12, 13, 14, 15};
@@ -171,13 +128,6 @@ void check_selection() {
 
 int main() {
   check_selection();
-  for (const bool weighted : {false, true}) {
-    check_bins<float>(1.0, 1.0, weighted);
-    check_bins<double>(1.0, 1.0, weighted);
-    check_bins<double>(1.0, 0.4, weighted);
-    check_bins<double>(0.02, 1.0, weighted);
-    check_bins<double>(3.0, 8.0, weighted);
-  }
   std::mt19937_64 random(2);
   for (int rule = 0; rule < kPartialRuleCount; ++rule) {
     for (int64_t labels : {1, 3}) {

@@ -124,18 +124,20 @@ void check_pairwise(Surrogate surrogate, Algorithm algorithm, int64_t anchor_cou
   });
 }
 
-void check_log_sums(int64_t anchor_count, int64_t item_count) {
+void check_log_sums(Surrogate surrogate, Algorithm algorithm, int64_t anchor_count,
+                    int64_t item_count) {
   const std::vector<double> x = random_values(anchor_count), y = random_values(item_count);
   check_same_on_all("log_sums", [&](const cpu::Executor& executor) {
     cpu::Scratch scratch;
     cpu::LogSums<double> call;
-    call.term = {Surrogate::kSquaredHinge, {1.0, 1.0}, 2.0};
+    call.term = {surrogate, {1.0, 1.0}, 2.0};
     call.anchors = x.data();
     call.anchor_count = anchor_count;
     call.items = {y.data(), nullptr, item_count, 1};
     std::vector<double> sums(x.size()), slopes(x.size()), masses(x.size()), out(y.size());
-    cpu::log_rows(call, sums.data(), slopes.data(), masses.data(), scratch, executor);
-    cpu::log_columns(call, x.data(), masses.data(), out.data(), scratch, executor);
+    const auto pairs = cpu::make_log_sums(call, algorithm, scratch, executor);
+    pairs->rows(sums.data(), slopes.data(), masses.data());
+    pairs->columns(x.data(), masses.data(), out.data());
     sums.insert(sums.end(), slopes.begin(), slopes.end());
     sums.insert(sums.end(), out.begin(), out.end());
     return sums;
@@ -233,8 +235,13 @@ int main() {
     check_pairwise(kind, Algorithm::kDirect, 300, 2000, 2);
   }
   check_pairwise(Surrogate::kSquaredHinge, Algorithm::kDirect, 5, 140000, 1);  // cut by items
-  check_log_sums(300, 2000);
-  check_log_sums(5, 140000);
+  check_log_sums(Surrogate::kSquaredHinge, Algorithm::kDirect, 300, 2000);
+  check_log_sums(Surrogate::kSquaredHinge, Algorithm::kDirect, 5, 140000);
+  for (const int64_t anchors : {300, 20000}) {
+    check_log_sums(Surrogate::kSquaredHinge, Algorithm::kSmooth, anchors, 30000);
+    check_log_sums(Surrogate::kBarrierHinge, Algorithm::kSort, anchors, 30000);
+    check_log_sums(Surrogate::kLogistic, Algorithm::kSort, anchors, 30000);
+  }
   check_score_step(Rule::kAveragePrecision, 600000, 1, false);  // 150 000 positives
   check_score_step(Rule::kPairwiseAUC, 100000, 1, true);
   check_score_step(Rule::kAveragePrecision, 3000, 5, true);

@@ -79,14 +79,18 @@ inline double scalar_value(const at::Tensor& t, const char* op, const char* name
   return t.item<double>();
 }
 
+inline void check_algorithm_number(const char* op, int64_t algorithm) {
+  TORCH_CHECK_VALUE(algorithm >= 0 && algorithm < kAlgorithmCount, op,
+                    ": unknown algorithm number ", algorithm);
+}
+
 // Surrogate, margin and algorithm, checked. The scale is left at 1: on CUDA the device alone knows
 // it.
 inline cpu::PairwiseSpec make_unscaled_spec(const char* op, int64_t surrogate, double margin,
                                             int64_t algorithm) {
   TORCH_CHECK_VALUE(surrogate >= 0 && surrogate < kSurrogateCount, op,
                     ": unknown surrogate number ", surrogate);
-  TORCH_CHECK_VALUE(algorithm >= 0 && algorithm < kAlgorithmCount, op,
-                    ": unknown algorithm number ", algorithm);
+  check_algorithm_number(op, algorithm);
   cpu::PairwiseSpec spec;
   spec.surrogate = static_cast<Surrogate>(surrogate);
   spec.algorithm = static_cast<Algorithm>(algorithm);

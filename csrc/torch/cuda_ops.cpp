@@ -145,12 +145,20 @@ at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tenso
   return out;
 }
 
+void check_direct_log_sums(const char* op, int64_t algorithm) {
+  check_algorithm_number(op, algorithm);
+  const auto wanted = static_cast<Algorithm>(algorithm);
+  TORCH_CHECK_VALUE(wanted == Algorithm::kAuto || wanted == Algorithm::kDirect, op,
+                    ": on CUDA log sums have the algorithm \"direct\" alone");
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
     const at::Tensor& anchors, const at::Tensor& items,
     const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
-    const at::Tensor& temperature, double margin, int64_t surrogate) {
+    const at::Tensor& temperature, double margin, int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_log_sums";
   const NoAutocast no_autocast;
+  check_direct_log_sums(kOp, algorithm);
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   debug_check_weights(kOp, pairs.weights, true);
@@ -180,9 +188,10 @@ at::Tensor pairwise_log_sums_columns_cuda(const at::Tensor& anchors, const at::T
                                           const at::Tensor& anchor_weights,
                                           const at::Tensor& masses, const at::Tensor& scale,
                                           const at::Tensor& temperature, double margin,
-                                          int64_t surrogate) {
+                                          int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_log_sums_columns";
   const NoAutocast no_autocast;
+  check_direct_log_sums(kOp, algorithm);
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   debug_check_weights(kOp, pairs.weights, true);

@@ -31,12 +31,12 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "Tensor anchor_weights, Tensor scale, float margin, int surrogate, int algorithm) -> Tensor");
   m.def(
       "pairwise_log_sums_rows(Tensor anchors, Tensor items, Tensor? item_weights, Tensor scale, "
-      "Tensor temperature, float margin, int surrogate) -> (Tensor log_sums, Tensor slopes, Tensor "
-      "masses)");
+      "Tensor temperature, float margin, int surrogate, int algorithm) -> (Tensor log_sums, "
+      "Tensor slopes, Tensor masses)");
   m.def(
       "pairwise_log_sums_columns(Tensor anchors, Tensor items, Tensor? item_weights, "
       "Tensor anchor_weights, Tensor masses, Tensor scale, Tensor temperature, float margin, "
-      "int surrogate) -> Tensor");
+      "int surrogate, int algorithm) -> Tensor");
   m.def(
       "surrogate_values(Tensor differences, Tensor scale, float margin, int surrogate) -> "
       "(Tensor values, Tensor slopes)");

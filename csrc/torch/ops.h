@@ -24,13 +24,13 @@ at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& it
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
     const at::Tensor& anchors, const at::Tensor& items,
     const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
-    const at::Tensor& temperature, double margin, int64_t surrogate);
+    const at::Tensor& temperature, double margin, int64_t surrogate, int64_t algorithm);
 
 at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
                                      const std::optional<at::Tensor>& item_weights,
                                      const at::Tensor& anchor_weights, const at::Tensor& masses,
                                      const at::Tensor& scale, const at::Tensor& temperature,
-                                     double margin, int64_t surrogate);
+                                     double margin, int64_t surrogate, int64_t algorithm);
 
 std::tuple<at::Tensor, at::Tensor> surrogate_values(const at::Tensor& differences,
                                                     const at::Tensor& scale, double margin,

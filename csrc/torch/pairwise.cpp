@@ -121,6 +121,24 @@ cpu::LogSums<T> log_sums_of(const Pairs& pairs, const cpu::PairwiseSpec& spec, d
   return call;
 }
 
+// The algorithms of a log sum are others than those of a sum, and depend on the temperature.
+cpu::PairwiseSpec make_log_spec(const char* op, int64_t surrogate, double margin,
+                                const at::Tensor& scale, int64_t algorithm) {
+  check_algorithm_number(op, algorithm);
+  return make_spec(op, surrogate, margin, scale, static_cast<int64_t>(Algorithm::kAuto));
+}
+
+template <class T>
+Algorithm log_algorithm_for(const cpu::LogSums<T>& call, int64_t algorithm) {
+  const auto wanted = static_cast<Algorithm>(algorithm);
+  TORCH_CHECK_VALUE(wanted != Algorithm::kSort || cpu::has_sorted_log_sums<T>(call.term),
+                    "pairwise_log_sums: algorithm \"sort\" is for hinge, barrier_hinge, and "
+                    "logistic where 1 / temperature is a whole number up to 512");
+  TORCH_CHECK_VALUE(wanted != Algorithm::kSmooth || cpu::has_smooth_log_sums(call.term),
+                    "pairwise_log_sums: algorithm \"smooth\" is for squared_hinge");
+  return cpu::choose_log_algorithm(call, wanted);
+}
+
 double checked_temperature(const at::Tensor& temperature, const char* op) {
   const double value = scalar_value(temperature, op, "temperature");
   // Its inverse must fit a float.
@@ -134,24 +152,26 @@ double checked_temperature(const at::Tensor& temperature, const char* op) {
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
     const at::Tensor& anchors, const at::Tensor& items,
     const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
-    const at::Tensor& temperature, double margin, int64_t surrogate) {
+    const at::Tensor& temperature, double margin, int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_log_sums";
   const NoAutocast no_autocast;
   Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   const at::ScalarType type = pairs.type;
   TORCH_CHECK_VALUE(!pairs.channel_dimension, kOp, ": expected item_weights of shape [",
                     items.numel(), "], got ", item_weights->sizes());
-  const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
+  const cpu::PairwiseSpec spec = make_log_spec(kOp, surrogate, margin, scale, algorithm);
   const double t = checked_temperature(temperature, kOp);
   widen_if_needed(pairs, spec);
   at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
   at::Tensor masses = empty_rows(pairs, at::kDouble);
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
+    const AtenExecutor executor;
     cpu::Scratch scratch;
-    cpu::log_rows(log_sums_of<T>(pairs, spec, t), sums.mutable_data_ptr<double>(),
-                  slopes.mutable_data_ptr<double>(), masses.mutable_data_ptr<double>(), scratch,
-                  AtenExecutor());
+    const cpu::LogSums<T> call = log_sums_of<T>(pairs, spec, t);
+    cpu::make_log_sums(call, log_algorithm_for(call, algorithm), scratch, executor)
+        ->rows(sums.mutable_data_ptr<double>(), slopes.mutable_data_ptr<double>(),
+               masses.mutable_data_ptr<double>());
   });
   return {sums.to(type), slopes.to(type), masses.to(type)};
 }
@@ -160,12 +180,12 @@ at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor
                                      const std::optional<at::Tensor>& item_weights,
                                      const at::Tensor& anchor_weights, const at::Tensor& masses,
                                      const at::Tensor& scale, const at::Tensor& temperature,
-                                     double margin, int64_t surrogate) {
+                                     double margin, int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_log_sums_columns";
   const NoAutocast no_autocast;
   Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   const at::ScalarType type = pairs.type;
-  const cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, 0);
+  const cpu::PairwiseSpec spec = make_log_spec(kOp, surrogate, margin, scale, algorithm);
   const double t = checked_temperature(temperature, kOp);
   for (const at::Tensor& rows : {anchor_weights, masses}) {
     TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
@@ -176,10 +196,12 @@ at::Tensor pairwise_log_sums_columns(const at::Tensor& anchors, const at::Tensor
   const at::Tensor weights = doubles(anchor_weights), sums = doubles(masses);
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
+    const AtenExecutor executor;
     cpu::Scratch scratch;
-    cpu::log_columns(log_sums_of<T>(pairs, spec, t), weights.const_data_ptr<double>(),
-                     sums.const_data_ptr<double>(), out.mutable_data_ptr<T>(), scratch,
-                     AtenExecutor());
+    const cpu::LogSums<T> call = log_sums_of<T>(pairs, spec, t);
+    cpu::make_log_sums(call, log_algorithm_for(call, algorithm), scratch, executor)
+        ->columns(weights.const_data_ptr<double>(), sums.const_data_ptr<double>(),
+                  out.mutable_data_ptr<T>());
   });
   return out.to(type);
 }

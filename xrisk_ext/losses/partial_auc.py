@@ -52,7 +52,8 @@ class PartialAUCLoss(TopLoss):
         eta: step of the thresholds, >= 0, mode "cvar"; may be assigned at any time.
         num_labels: L, for scores and labels ``[B, L]`` with a state per label; None for one label.
         surrogate, margin, scale, algorithm: as in :func:`xrisk_ext.ops.pairwise_sums`. ``scale``
-            may be assigned at any time. Mode "kl" has the algorithm "direct" alone.
+            may be assigned at any time. Mode "kl" takes ``"auto"`` or
+            ``"direct"``; "auto" sums large batches as :func:`xrisk_ext.ops.pairwise_log_sums` does.
         state_dtype: float32 or float64.
         reduction: ``"mean"`` over the labels (one without positives or negatives counts as 0), or
             ``"none"``: ``[L]``.

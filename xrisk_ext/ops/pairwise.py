@@ -65,12 +65,13 @@ class _PairwiseLogSums(torch.autograd.Function):
         temperature: Tensor,
         margin: float,
         surrogate: int,
+        algorithm: int,
     ) -> Tensor:
         log_sums, slopes, masses = torch.ops.xrisk_ext.pairwise_log_sums_rows(
-            anchors, items, item_weights, scale, temperature, margin, surrogate
+            anchors, items, item_weights, scale, temperature, margin, surrogate, algorithm
         )
         ctx.save_for_backward(anchors, items, item_weights, scale, temperature, slopes, masses)
-        ctx.options = (margin, surrogate)
+        ctx.options = (margin, surrogate, algorithm)
         return log_sums  # type: ignore[no-any-return]
 
     @staticmethod
@@ -85,7 +86,7 @@ class _PairwiseLogSums(torch.autograd.Function):
                     anchors, items, item_weights, upstream, masses, scale, temperature, *ctx.options
                 ).to(items.dtype)
         guarded = guard_second_derivative(grad_anchors, grad_items)
-        return *guarded, None, None, None, None, None, None
+        return *guarded, None, None, None, None, None, None, None
 
 
 def _check_weights(item_weights: Tensor | None) -> None:
@@ -169,10 +170,11 @@ def pairwise_log_sums(
     margin: float = 1.0,
     scale: float | Tensor = 1.0,
     temperature: float | Tensor = 1.0,
+    algorithm: Algorithm = "auto",
 ) -> Tensor:
     """``log sum_j w_j exp(phi(items_j - anchors_i) / temperature)``, shifted: it cannot overflow.
 
-    Differentiable in ``anchors`` and ``items``, once; O(P M) time, linear memory.
+    Memory is linear in the inputs. Differentiable in ``anchors`` and ``items``, once.
 
     Args:
         anchors: scores ``[P]``, float32, float64, float16 or bfloat16.
@@ -180,14 +182,24 @@ def pairwise_log_sums(
         item_weights: ``[M]``, >= 0; constants. An item of weight 0 is left out.
         surrogate, margin, scale: as in :func:`pairwise_sums`.
         temperature: >= 1e-30, a float or a one-element tensor; a constant.
+        algorithm: ``"direct"`` is O(P M) for any surrogate. ``"sort"`` is exact and near-linear,
+            for hinge, barrier hinge, and logistic where ``1 / temperature`` is a whole number up to
+            512 (to the rounding of the scores' dtype). ``"smooth"`` is near-linear for the squared
+            hinge, with a bounded error, see below. ``"auto"`` chooses by the sizes. Scores with an
+            infinity or a NaN always take the direct algorithm. On CUDA there is ``"direct"`` alone.
+
+    The error of ``"smooth"``, whatever the scores, weights and temperature T: at most 1e-6 in
+    float32 and 1e-12 in float64 of ``1 + |log sum|``, and for the gradients of
+    ``sum |a_i| (p_ij + w_j / sum w) (phi'_ij + sqrt(T)) / T``, with ``p_ij`` the share of a pair in
+    its anchor's sum and ``a`` the upstream gradient.
 
     Returns:
         ``[P]``, in the dtype of ``pairwise_sums``; ``-inf``, with zero gradients, where no item has
         a positive weight.
 
     Raises:
-        ValueError: as :func:`pairwise_sums`, a negative weight, or a temperature that is not as
-            above.
+        ValueError: as :func:`pairwise_sums`, a negative weight, or a temperature or algorithm that
+            is not as above.
         TypeError: as :func:`pairwise_sums`.
 
     Source: Zhu et al., "When AUC meets DRO" (ICML 2022).
@@ -204,6 +216,7 @@ def pairwise_log_sums(
         as_scalar(temperature, "temperature", anchors),
         as_margin(margin),
         surrogate_number(surrogate),
+        algorithm_number(algorithm),
     )
 
 
@@ -252,6 +265,7 @@ def _(
     temperature: Tensor,
     margin: float,
     surrogate: int,
+    algorithm: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     sums = anchors.new_empty(anchors.shape, dtype=_accumulation(anchors, items))
     return sums, torch.empty_like(sums), torch.empty_like(sums)
@@ -268,5 +282,6 @@ def _(
     temperature: Tensor,
     margin: float,
     surrogate: int,
+    algorithm: int,
 ) -> Tensor:
     return items.new_empty(items.shape, dtype=_accumulation(anchors, items))

@@ -51,11 +51,13 @@ def pairwise_log_sums(
     margin: float | Tensor = 1.0,
     scale: float | Tensor = 1.0,
     temperature: float | Tensor = 1.0,
+    algorithm: str = "auto",
 ) -> Tensor:
     """log sum_j w_j exp(phi(items_j - anchors_i) / temperature), float64.
 
     anchors [P], items [M], item_weights None (all 1) or [M] >= 0. Returns [P]; without items (or
     with weights that are all 0) it is -inf with zero gradient. Differentiable in anchors and items.
+    `algorithm` only mirrors the op's signature.
     """
     check_surrogate(surrogate, margin, scale)
     _check_vectors(anchors, items)
