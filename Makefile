@@ -46,10 +46,11 @@ test-cpp: $(STAMP_BUILD) $(STAMP_DEV)
 	  echo "nvcc not found: csrc/core and csrc/cuda were NOT compiled with nvcc"; \
 	fi
 
-# The CUDA kernels on the host: under every schedule, then with sanitizers, then with the race detector.
+# The CUDA kernels on the host, under several schedules: with sanitizers, then with the race detector.
 # Needs the headers of the CUDA toolkit; without them it skips, or fails if XRISK_REQUIRE_SIMT=1.
+SIMT := simt-asan simt-race
 test-simt: $(STAMP_DEV)
-	@set -e; for preset in simt simt-asan simt-race; do \
+	@set -e; for preset in $(SIMT); do \
 	  cmake --preset $$preset $(if $(CI),-DXRISK_WERROR=ON) > /dev/null; \
 	  cmake --build --preset $$preset; \
 	  ctest --preset $$preset -j $(JOBS); \
@@ -78,8 +79,10 @@ test-valgrind: $(STAMP_BUILD) $(STAMP_DEV)
 test-wheel: wheel
 	$(BIN)/python .ci/test_wheel.py dist/*.whl
 
-# The fuzz tests again, on other examples every time: about a quarter of an hour.
+# The fuzz tests again, on other examples every time, and the CUDA kernels under more schedules: about
+# a quarter of an hour.
 test-long: $(STAMP_BUILD) $(STAMP_DEV)
+	$(MAKE) test-simt SIMT=simt
 	XRISK_HYPOTHESIS=long $(BIN)/python -m pytest -q python_tests/fuzz
 
 bench: $(STAMP_BUILD) $(STAMP_DEV)

@@ -16,6 +16,7 @@ from xrisk_ext.demo import (  # noqa: E402
     data,
     main,
     methods,
+    parts,
     ranking,
     report,
     training,
@@ -26,7 +27,7 @@ def test_demo_prints_every_task_and_method_and_draws_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "curves.png"
-    assert main(["--quick", "--seeds", "1", "--output", str(picture)]) == 0
+    assert main(["--quick", "--seeds", "1", "--jobs", "2", "--output", str(picture)]) == 0
     output = capsys.readouterr().out
 
     names = [method.name for method in methods.available_methods()[0]]
@@ -51,6 +52,13 @@ def test_demo_prints_every_task_and_method_and_draws_a_picture(
     pixels = matplotlib_image.imread(picture)
     assert pixels.shape[0] > 300 and pixels.shape[1] > 300
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+def test_parts_come_out_the_same_in_processes() -> None:
+    plan = contrastive.make_plan(1, quick=True)
+    work = [parts.Job("contrastive", contrastive.compare, (plan,), plan.runs())] * 2
+    (here, _), there = parts.run(work, jobs=1, threads=1), parts.run(work, jobs=2, threads=1)
+    assert there == [here, here]
 
 
 @pytest.mark.parametrize("task", data.TASKS, ids=lambda task: task.name)

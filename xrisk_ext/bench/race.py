@@ -6,8 +6,10 @@ What keeps it fair:
   that a slow second of the machine hits all of them and leaves their ratio alone;
 - before each lap its state goes back to the start, untimed; a cheap call then runs once untimed,
   because the lap of another contestant has just emptied the caches;
-- a lap repeats the call until it lasts MIN_LAP_S (or is one call), so that the clock and a single
-  interrupt do not decide it; garbage is collected between laps, never inside one;
+- a lap repeats the call until it lasts MIN_LAP_S (or is one call), so that the clock, a single
+  interrupt and the pause before the lap do not decide it (after the pause two threads need about a
+  millisecond to come up to speed, which with laps of 2 ms made calls of 0.3 ms look half as long
+  again, and long calls no longer); garbage is collected between laps, never inside one;
 - everything that happens once (imports, compilation, lazy set-up) falls into the warm-up;
 - on a GPU a lap ends when the queue is empty;
 - reported are medians and quartiles, of the times and of the per-round ratios.
@@ -29,7 +31,7 @@ from xrisk_ext.bench import launches
 from xrisk_ext.bench.machine import ForeignLoad
 from xrisk_ext.bench.memory import peak_growth_mb
 
-MIN_LAP_S = 2e-3
+MIN_LAP_S = 1e-2
 REWARM_BELOW_S = 0.05  # a longer call re-warms the caches by itself
 
 

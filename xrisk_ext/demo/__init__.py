@@ -3,6 +3,7 @@ listwise losses on images retrieved for an image, SogCLR against SimCLR on image
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -47,9 +48,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch; for so small a network 1 is fastest"
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="parts of it that run at a time, in processes (default: one per CPU)",
+    )
     arguments = parser.parse_args(argv)
-    if arguments.seeds < 1 or arguments.threads < 1:
-        parser.error("--seeds and --threads must be at least 1")
+    if min(arguments.seeds, arguments.threads, arguments.jobs) < 1:
+        parser.error("--seeds, --threads and --jobs must be at least 1")
     return arguments
 
 
@@ -72,9 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
-    from xrisk_ext.demo import contrastive, data, methods, ranking, report, training
+    from xrisk_ext.demo import contrastive, data, methods, parts, ranking, report, training
 
     start = time.perf_counter()
     plan = training.make_plan(arguments.seeds, arguments.quick)
@@ -117,22 +122,19 @@ def _run(arguments: argparse.Namespace) -> None:
     if left_out:
         print(left_out)
 
-    results = []
-    total = len(data.TASKS) * len(compared) * plan.runs()
-    total += ranking_plan.runs() + contrastive_plan.runs()
-    with tqdm(total=total, unit="run", disable=None, leave=False) as bar:
-        for task in data.TASKS:
-            bar.set_description(task.name)
-            splits = [data.split(task, seed) for seed in range(plan.seeds)]
-            outcomes = {
-                method.name: training.tune_and_train(method, splits, plan, bar.update)
-                for method in compared
-            }
-            results.append(report.TaskResult(task, splits, outcomes))
-        bar.set_description("ranking")
-        ranked = ranking.compare(ranking_plan, bar.update)
-        bar.set_description("contrastive")
-        embedded = contrastive.compare(contrastive_plan, bar.update)
+    names = [method.name for method in compared]
+    work = [
+        parts.Job("ranking", ranking.compare, (ranking_plan,), ranking_plan.runs()),
+        parts.Job("contrastive", contrastive.compare, (contrastive_plan,), contrastive_plan.runs()),
+        *(
+            parts.Job(task.name, parts.train_task, (k, names, plan), len(names) * plan.runs())
+            for k, task in enumerate(data.TASKS)
+        ),
+    ]
+    ranked, embedded, *trained = parts.run(work, arguments.jobs, arguments.threads)
+    results = [
+        report.TaskResult(task, *outcome) for task, outcome in zip(data.TASKS, trained, strict=True)
+    ]
 
     repeats = 5 if arguments.quick else 15
     costs = {

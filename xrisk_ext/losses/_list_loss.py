@@ -1,26 +1,22 @@
 """What the stateless losses of ranked lists share: temperatures, reduction, the call of the op."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.listwise import LIST_LOSSES, REDUCTIONS, listwise_step
 from xrisk_ext.ops.surrogates import check_devices, check_tensor
-from xrisk_ext.state import keep_precision
 
 ListReduction = Literal["mean", "sum", "none"]
 _TEMPERATURES = ("temperature", "rank_temperature")
 
 
-class ListLoss(nn.Module):
+class ListLoss(Schedules):
     """Base of the losses over lists of scored items; a subclass names its kernel and its numbers.
 
-    ``temperature`` (and ``rank_temperature`` where there is one) are 0-dim float64 buffers.
-    Assigning a number to them at any time changes the buffer in place: nothing recompiles, and a
-    captured graph sees the new value. A number out of range raises a ValueError, and the old one
-    stays.
+    ``temperature`` (and ``rank_temperature`` where there is one) may be assigned at any time.
     """
 
     temperature: Tensor
@@ -50,34 +46,11 @@ class ListLoss(nn.Module):
             fixed = loss in ("list_net", "list_mle", "fast_ap") or (
                 name == "rank_temperature" and loss != "recall_at_k"
             )
-            self.register_buffer(name, torch.ones((), dtype=torch.float64), persistent=not fixed)
-            setattr(self, name, value)
+            self._add_schedule(name, value, persistent=not fixed)
 
     @property
     def _owner(self) -> str:
         return type(self).__name__
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _TEMPERATURES and name in self.__dict__.get("_buffers", {}):
-            self._set_temperature(name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def _set_temperature(self, name: str, value: float | Tensor) -> None:
-        if isinstance(value, Tensor) and value.device.type != "cpu":
-            self._buffers[name].copy_(value.detach())  # type: ignore[union-attr]  # no sync
-            return
-        if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-            raise TypeError(
-                f"{self._owner}: expected {name} to be a float or a tensor, got "
-                f"{type(value).__name__}"
-            )
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"{self._owner}: expected {name} to be one number, got {value!r}")
-        number = float(value)
-        if not 1e-30 <= number < float("inf"):
-            raise ValueError(f"{self._owner}: expected {name} >= 1e-30 and finite, got {value!r}")
-        self._buffers[name].fill_(number)  # type: ignore[union-attr]
 
     def _count(self, name: str, value: Any) -> int:
         """A positive integer among the hyper-parameters."""
@@ -119,12 +92,6 @@ class ListLoss(nn.Module):
             scores, relevance, mask, item_weights, temperature, rank_temperature, self._loss,
             self._counts, self._numbers, self._reduction,
         )  # fmt: skip
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ListLoss":
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        keep_precision(self, before, fixed=True)  # the temperatures stay exact
-        return self
 
     def reset_state(self) -> None:
         """Taken as by every score loss; there is no state here."""

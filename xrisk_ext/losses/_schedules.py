@@ -27,6 +27,7 @@ SCHEDULES: dict[str, _Range] = {
     "kl_weight": _TEMPERATURE,
     "positive_kl_weight": _TEMPERATURE,
     "temperature": _TEMPERATURE,
+    "rank_temperature": _TEMPERATURE,
     "eta": _STEP,
     "dual_eta": _STEP,
     "outer_eta": _STEP,
@@ -50,8 +51,12 @@ class Schedules(nn.Module):
 
     def _add_schedules(self, **values: float) -> None:
         for name, value in values.items():
-            self.register_buffer(name, torch.ones((), dtype=torch.float64))
-            setattr(self, name, value)
+            self._add_schedule(name, value)
+
+    def _add_schedule(self, name: str, value: float, persistent: bool = True) -> None:
+        one = torch.ones((), dtype=torch.float64)
+        self.register_buffer(name, one, persistent=persistent)
+        setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in SCHEDULES and name in self.__dict__.get("_buffers", {}):
