@@ -48,7 +48,6 @@ template <class T>
 XRISK_HD Vec<T> exponential(Vec<T> x) {
   using C = ExpConstants<T>;
   using Native = typename Vec<T>::Native;
-  using Integer = typename Vec<T>::Integer;
   const Native magic = Vec<T>(C::kMagic).v;
   const Native z = at_most(Vec<T>(C::kHigh), at_least(Vec<T>(C::kLow), x)).v;  // keeps a NaN
   const Native shifted = z * T(1.44269504088896340736) + magic;
@@ -60,8 +59,9 @@ XRISK_HD Vec<T> exponential(Vec<T> x) {
   p = p * (r * r) + r + T(1);
 #if XRISK_VECTOR_BYTES == 64
   return Vec<T>(times_power_of_two(p, n));
-#endif
+#else
   // The integer n stands in the low bits of `shifted`.
+  using Integer = typename Vec<T>::Integer;
   Integer bits, magic_bits;
   memcpy(&bits, &shifted, sizeof(bits));
   memcpy(&magic_bits, &magic, sizeof(magic_bits));
@@ -74,6 +74,7 @@ XRISK_HD Vec<T> exponential(Vec<T> x) {
   memcpy(&scale_second, &second, sizeof(second));
   // A NaN lane has a nonsense exponent and must not be multiplied into an infinity or a zero.
   return Vec<T>(x.v == x.v ? p * scale_first * scale_second : x.v);
+#endif
 }
 
 // 1 / x for x in [1, 3], to 1 ulp. A division of 16 floats takes as long as 30 products.
