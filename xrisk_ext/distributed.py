@@ -89,7 +89,8 @@ class DistributedLoss(nn.Module):
 
     Raises:
         RuntimeError: no process group was initialised.
-        ValueError: a loss whose state cannot be sharded, a group that this process is not in.
+        ValueError: a loss whose state cannot be sharded, one that gathers by itself (of
+            ``xrisk_ext.libauc``), a group that this process is not in.
     """
 
     def __init__(
@@ -103,6 +104,10 @@ class DistributedLoss(nn.Module):
         super().__init__()
         if not isinstance(loss, nn.Module):
             raise TypeError(f"expected loss to be a torch.nn.Module, got {type(loss).__name__}")
+        if any(getattr(module, "distributed", False) for module in loss.modules()):
+            raise ValueError(
+                f"expected a loss of one process, {type(loss).__name__} gathers by itself"
+            )
         if state not in ("replicated", "sharded"):
             raise ValueError(f"expected state to be 'replicated' or 'sharded', got {state!r}")
         self._group = Group(process_group)

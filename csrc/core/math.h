@@ -19,10 +19,18 @@ XRISK_HD double select(bool condition, double a, double b) { return condition ? 
 XRISK_HD float positive_part(float x) { return x < 0.0f ? 0.0f : x; }
 XRISK_HD double positive_part(double x) { return x < 0.0 ? 0.0 : x; }
 
+// min(x, 0), as well.
+XRISK_HD float negative_part(float x) { return x > 0.0f ? 0.0f : x; }
+XRISK_HD double negative_part(double x) { return x > 0.0 ? 0.0 : x; }
+
 XRISK_HD float absolute(float x) { return fabsf(x); }
 XRISK_HD double absolute(double x) { return fabs(x); }
 XRISK_HD float exponential(float x) { return expf(x); }
 XRISK_HD double exponential(double x) { return exp(x); }
+
+// 1 / x for x in [1, 3].
+XRISK_HD float reciprocal(float x) { return 1.0f / x; }
+XRISK_HD double reciprocal(double x) { return 1.0 / x; }
 
 // log(1 + q) for q in [0, 1].
 XRISK_HD float log_one_plus(float q) { return log1pf(q); }

@@ -82,7 +82,7 @@ struct Logistic {
     const V z = V(scale) * d;
     const V q = exponential(-absolute(z));
     value = positive_part(z) + log_one_plus(q);
-    slope = V(scale) * select(greater(z, V(T(0))), V(T(1)), q) / (V(T(1)) + q);
+    slope = V(scale) * select(greater(z, V(T(0))), V(T(1)), q) * reciprocal(V(T(1)) + q);
   }
 };
 
@@ -94,7 +94,7 @@ struct Sigmoid {
   XRISK_HD void operator()(V d, V& value, V& slope) const {
     const V z = V(scale) * d;
     const V q = exponential(-absolute(z));
-    const V r = V(T(1)) / (V(T(1)) + q);
+    const V r = reciprocal(V(T(1)) + q);
     value = select(greater(z, V(T(0))), V(T(1)), q) * r;
     slope = V(scale) * q * r * r;
   }

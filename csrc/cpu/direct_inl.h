@@ -46,27 +46,11 @@ XRISK_HD void visit_channels(const PairTermParams& term, const Items<T>& items, 
   });
 }
 
-// A term whose slope costs less by halves: the sums of halves are doubled.
-template <class Term>
-constexpr bool kHalves = false;
-template <class T>
-constexpr bool kHalves<PlainTerm<T, Squared<T>>> = true;
-template <class T>
-constexpr bool kHalves<PlainTerm<T, SquaredHinge<T>>> = true;
-
-template <class Term, class V>
-XRISK_HD void term_by_halves(const Term& term, V d, V shift, V& value, V& slope) {
-  if constexpr (kHalves<Term>) {
-    term.phi.half(d, value, slope);
-  } else {
-    term(d, shift, value, slope);
-  }
-}
-
 // w * x, but 0 where w is 0: a weight of zero leaves an item out, even if its score is not finite.
 template <class T>
 XRISK_HD Vec<T> weighted(Vec<T> w, Vec<T> x) {
-  return select(greater(absolute(w), Vec<T>(T(0))), w * x, Vec<T>(T(0)));
+  const typename Vec<T>::Native zero{};
+  return select({w.v != zero}, w * x, Vec<T>(T(0)));
 }
 
 // One vector of items against kAnchors anchors, added to their partial sums.
@@ -75,7 +59,7 @@ XRISK_HD void add_items(const Term& term, Vec<T> y, Vec<T> weight, const Vec<T>*
                         const Vec<T>* shift, Vec<T>* sums, Vec<T>* slopes) {
   for (int a = 0; a < kAnchors; ++a) {
     Vec<T> value, slope;
-    term_by_halves(term, y - x[a], shift[a], value, slope);
+    term.unscaled(y - x[a], shift[a], value, slope);
     if constexpr (kChannels == Channels::kNone) {
       sums[a] = sums[a] + value;
       slopes[a] = slopes[a] + slope;
@@ -127,7 +111,7 @@ void rows_of_anchors(const DirectRows<T>& call, const Term& term, int64_t anchor
   }
   for (int a = 0; a < kAnchors; ++a) {
     call.sums[anchor + a] = sums[a];
-    call.slopes[anchor + a] = kHalves<Term> ? 2.0 * slopes[a] : slopes[a];
+    call.slopes[anchor + a] = term.slope_scale() * slopes[a];
   }
 }
 
@@ -202,7 +186,7 @@ XRISK_HD void add_anchors(const DirectColumns<T>& call, const Term& term, const 
     const Vec<T> weight(weights[i - begin]);
     for (int v = 0; v < kVectors; ++v) {
       Vec<T> value, slope;
-      term_by_halves(term, y[v] - x, shift, value, slope);
+      term.unscaled(y[v] - x, shift, value, slope);
       sums[v] = sums[v] + weight * slope;
     }
   }
@@ -210,10 +194,11 @@ XRISK_HD void add_anchors(const DirectColumns<T>& call, const Term& term, const 
 
 // The weights of anchors [begin, end) as add_anchors takes them.
 template <class Term, class T>
-XRISK_HD void column_weights(const DirectColumns<T>& call, int64_t begin, int64_t end, T* out) {
+void column_weights(const DirectColumns<T>& call, const Term& term, int64_t begin, int64_t end,
+                    T* out) {
+  const double scale = term.slope_scale();
   for (int64_t i = begin; i < end; ++i) {
-    const double weight = call.anchor_weights[i];
-    out[i - begin] = static_cast<T>(kHalves<Term> ? 2.0 * weight : weight);
+    out[i - begin] = static_cast<T>(scale * call.anchor_weights[i]);
   }
 }
 
@@ -267,7 +252,7 @@ void columns_of_items(const DirectColumns<T>& call, const Term& term, int64_t be
       add_anchors_of_channels<kVectors>(call, term, block, stop, begin, size, y, sums);
     } else {
       T weights[kColumnBlock];
-      column_weights<Term>(call, block, stop, weights);
+      column_weights(call, term, block, stop, weights);
       add_anchors<kVectors>(call, term, weights, block, stop, y, sums);
     }
     T lanes[kWidth];
@@ -291,7 +276,7 @@ int64_t columns_of_few_anchors(const DirectColumns<T>& call, const Term& term, i
   using V = Vec<T>;
   constexpr int kWidth = kVectors * V::kLanes;
   T weights[kColumnBlock];
-  column_weights<Term>(call, 0, call.anchor_count, weights);
+  column_weights(call, term, 0, call.anchor_count, weights);
   for (; begin + kWidth <= end; begin += kWidth) {
     V y[kVectors], sums[kVectors];
     for (int v = 0; v < kVectors; ++v) {

@@ -86,33 +86,62 @@ template <class T>
 XRISK_HD typename Vec<T>::Mask is_nan(Vec<T> x) {
   return {x.v != x.v};
 }
-// Keeps a NaN: so does the instruction, which returns its second operand then.
-XRISK_HD Vec<float> positive_part(Vec<float> x) {
+// The larger and the smaller of x and a bound. Keep a NaN of x: so do the instructions, which
+// return their second operand then.
 #if XRISK_VECTOR_BYTES == 64
-  return Vec<float>(
-      Vec<float>::Native(_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), __m512(x.v))));
-#elif XRISK_VECTOR_BYTES == 32
-  return Vec<float>(Vec<float>::Native(_mm256_max_ps(_mm256_setzero_ps(), __m256(x.v))));
-#else
-  const Vec<float>::Native zero{};
-  return Vec<float>(x.v < zero ? zero : x.v);
-#endif
+XRISK_HD Vec<float> at_least(Vec<float> bound, Vec<float> x) {
+  return Vec<float>(Vec<float>::Native(_mm512_maskz_max_ps(0xffff, __m512(bound.v), __m512(x.v))));
 }
-XRISK_HD Vec<double> positive_part(Vec<double> x) {
-#if XRISK_VECTOR_BYTES == 64
+XRISK_HD Vec<float> at_most(Vec<float> bound, Vec<float> x) {
+  return Vec<float>(Vec<float>::Native(_mm512_maskz_min_ps(0xffff, __m512(bound.v), __m512(x.v))));
+}
+XRISK_HD Vec<double> at_least(Vec<double> bound, Vec<double> x) {
   return Vec<double>(
-      Vec<double>::Native(_mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), __m512d(x.v))));
+      Vec<double>::Native(_mm512_maskz_max_pd(0xff, __m512d(bound.v), __m512d(x.v))));
+}
+XRISK_HD Vec<double> at_most(Vec<double> bound, Vec<double> x) {
+  return Vec<double>(
+      Vec<double>::Native(_mm512_maskz_min_pd(0xff, __m512d(bound.v), __m512d(x.v))));
+}
 #elif XRISK_VECTOR_BYTES == 32
-  return Vec<double>(Vec<double>::Native(_mm256_max_pd(_mm256_setzero_pd(), __m256d(x.v))));
+XRISK_HD Vec<float> at_least(Vec<float> bound, Vec<float> x) {
+  return Vec<float>(Vec<float>::Native(_mm256_max_ps(__m256(bound.v), __m256(x.v))));
+}
+XRISK_HD Vec<float> at_most(Vec<float> bound, Vec<float> x) {
+  return Vec<float>(Vec<float>::Native(_mm256_min_ps(__m256(bound.v), __m256(x.v))));
+}
+XRISK_HD Vec<double> at_least(Vec<double> bound, Vec<double> x) {
+  return Vec<double>(Vec<double>::Native(_mm256_max_pd(__m256d(bound.v), __m256d(x.v))));
+}
+XRISK_HD Vec<double> at_most(Vec<double> bound, Vec<double> x) {
+  return Vec<double>(Vec<double>::Native(_mm256_min_pd(__m256d(bound.v), __m256d(x.v))));
+}
 #else
-  const Vec<double>::Native zero{};
-  return Vec<double>(x.v < zero ? zero : x.v);
-#endif
+template <class T>
+XRISK_HD Vec<T> at_least(Vec<T> bound, Vec<T> x) {
+  return Vec<T>(x.v < bound.v ? bound.v : x.v);
 }
 template <class T>
+XRISK_HD Vec<T> at_most(Vec<T> bound, Vec<T> x) {
+  return Vec<T>(x.v > bound.v ? bound.v : x.v);
+}
+#endif
+template <class T>
+XRISK_HD Vec<T> positive_part(Vec<T> x) {
+  return at_least(Vec<T>(T(0)), x);
+}
+template <class T>
+XRISK_HD Vec<T> negative_part(Vec<T> x) {
+  return at_most(Vec<T>(T(0)), x);
+}
+// Without the bit of the sign.
+template <class T>
 XRISK_HD Vec<T> absolute(Vec<T> x) {
-  const typename Vec<T>::Native zero{};
-  return Vec<T>(x.v < zero ? -x.v : x.v);
+  typename Vec<T>::Integer bits;
+  memcpy(&bits, &x.v, sizeof(bits));
+  bits &= sizeof(T) == 4 ? 0x7fffffff : 0x7fffffffffffffff;
+  memcpy(&x.v, &bits, sizeof(bits));
+  return x;
 }
 
 // x as it is rounded: keeps the compiler from fusing the product behind x into the next addition.

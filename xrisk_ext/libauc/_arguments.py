@@ -16,7 +16,7 @@ def device_of(device: torch.device | str | None) -> torch.device:
 def surrogate_options(surr_loss: str, hparam: Any) -> dict[str, Any]:
     """Its surrogates have one hyper-parameter: a margin, a scale, or a pair of both."""
     if surr_loss == "logistic":
-        return {"surrogate": surr_loss, "scale": float(hparam)}
+        return {"surrogate": surr_loss, "margin": float(hparam), "scale": float(hparam)}
     if surr_loss == "barrier_hinge":
         margin, scale = hparam
         return {"surrogate": surr_loss, "margin": float(margin), "scale": float(scale)}

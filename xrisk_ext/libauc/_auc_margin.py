@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy
 
 from xrisk_ext import losses
 from xrisk_ext.libauc._arguments import chosen_labels, column, device_of
+from xrisk_ext.libauc._attributes import OnDevice, another_name
 
 Device = torch.device | str | None
 
@@ -26,8 +27,10 @@ def _misplaced_mean(loss: losses.AUCMarginLoss, scores: Tensor, labels: Tensor) 
     return torch.where(one_class, 0.0, 2 * alpha * excess).sum()
 
 
-class AUCMLoss(losses.AUCMarginLoss):
+class AUCMLoss(OnDevice, losses.AUCMarginLoss):
     """LibAUC's ``AUCMLoss``, for its ``PESG`` and for any optimizer of PyTorch."""
+
+    p = another_name("class_prior")
 
     def __init__(
         self,
@@ -92,8 +95,13 @@ class CompositionalAUCLoss(AUCMLoss):
         return super().forward(y_pred, y_true, auto=auto)
 
 
-class MultiLabelAUCMLoss(losses.AUCMarginLoss):
-    """LibAUC's ``mAUCMLoss``. Version 1 has a margin of 1, whatever is asked, as there."""
+class MultiLabelAUCMLoss(OnDevice, losses.AUCMarginLoss):
+    """LibAUC's ``mAUCMLoss``. Version 1 has a margin of 1, whatever is asked, as there.
+
+    ``PESG`` steps alpha with the margin that was asked.
+    """
+
+    p = another_name("class_prior")
 
     def __init__(
         self,
@@ -106,7 +114,7 @@ class MultiLabelAUCMLoss(losses.AUCMarginLoss):
         if version not in ("v1", "v2"):
             raise ValueError(f"mAUCMLoss: expected version 'v1' or 'v2', got {version!r}")
         super().__init__(
-            margin=1.0 if version == "v1" else margin,
+            margin=margin,
             num_labels=num_labels,
             version=version,  # type: ignore[arg-type]
             class_prior=None if version == "v2" or not imratio else imratio,
@@ -131,7 +139,8 @@ class MultiLabelAUCMLoss(losses.AUCMarginLoss):
     ) -> Tensor:
         weights, count = chosen_labels(task_id, self.num_labels, y_pred)
         prior = None if auto else self.class_prior
-        return self._objective(y_pred, y_true, weights, True, prior).sum() / count
+        margin = 1.0 if self.version == "v1" else None
+        return self._objective(y_pred, y_true, weights, True, prior, margin).sum() / count
 
 
 mAUCMLoss = MultiLabelAUCMLoss

@@ -17,6 +17,9 @@ Device = torch.device | str | None
 class CrossEntropyLoss(nn.Module):
     """LibAUC's ``CrossEntropyLoss``: PyTorch's, of logits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         scores = column(y_pred)
         return binary_cross_entropy_with_logits(scores, column(y_true).to(scores.dtype))
@@ -31,7 +34,7 @@ class FocalLoss(losses.FocalLoss):
     def __init__(self, alpha: float = 0.25, gamma: float = 2, device: Device = None) -> None:
         super().__init__(alpha=0.5, gamma=gamma)
         self.alpha = float(alpha)
-        self.to(device_of(device))
+        self.device = device_of(device)
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:  # type: ignore[override]
         scores, labels = column(y_pred), column(y_true)
@@ -59,6 +62,12 @@ class EntLossClassification(nn.Module):
         self.is_scent = is_scent
         self.alpha_multiplier = alpha_multiplier
         self.state = MovingAverage((data_size,), log=True)
+
+    @property
+    def nu(self) -> Tensor:
+        """The logarithms ``[data_size, 1]``, 0 where nothing was seen."""
+        seen = self.state.value.isfinite()
+        return torch.where(seen, self.state.value, 0.0).unsqueeze(-1)
 
     def adjust_gamma(self, epoch: int, max_epoch: int) -> None:
         """The cosine schedule of SOX, as published."""

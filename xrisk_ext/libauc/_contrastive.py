@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from xrisk_ext import losses
 from xrisk_ext.libauc._arguments import column, device_of
+from xrisk_ext.libauc._attributes import OnDevice, another_name, option, state_part
+from xrisk_ext.libauc._processes import own_rows
 
 Device = torch.device | str | None
 
@@ -36,16 +38,14 @@ class _Schedule:
             self.gamma = self.gamma_min + (1 - self.gamma_min) * share
 
 
-def _refuse_distributed(name: str, distributed: bool) -> None:
-    if distributed:
-        raise ValueError(
-            f"{name}: expected distributed=False; several processes are a matter of "
-            "xrisk_ext.distributed"
-        )
-
-
-class GCLoss_v1(_Schedule, losses.GlobalContrastiveLoss):
+class GCLoss_v1(OnDevice, _Schedule, losses.GlobalContrastiveLoss):
     """LibAUC's ``GCLoss_v1`` (SogCLR, iSogCLR)."""
+
+    N, tau = another_name("num_samples"), another_name("temperature")
+    enable_isogclr = another_name("individual_temperature")
+    rho, beta, tau_min, tau_max = map(option, ("rho", "beta", "lowest", "highest"))
+    u = state_part("state", 0, log=True)
+    learnable_tau = state_part("temperatures", 0)
 
     def __init__(
         self,
@@ -64,7 +64,6 @@ class GCLoss_v1(_Schedule, losses.GlobalContrastiveLoss):
         gamma_schedule: str = "constant",
         gamma_decay_epochs: int = -1,
     ) -> None:
-        _refuse_distributed("GCLoss_v1", distributed)
         losses.GlobalContrastiveLoss.__init__(
             self,
             N,
@@ -80,16 +79,28 @@ class GCLoss_v1(_Schedule, losses.GlobalContrastiveLoss):
             max_temperature=tau_max,
         )
         self._set_schedule_of_gamma(gamma, gamma_schedule, gamma_decay_epochs)
+        self.distributed = distributed
         self.to(device_of(device))
 
     def forward(  # type: ignore[override]
         self, hidden1: Tensor, hidden2: Tensor, index: Tensor
     ) -> Tensor:
-        return super().forward(hidden1, hidden2, column(index).to(hidden1.device))
+        index = column(index).to(hidden1.device)
+        if not self.distributed:
+            return super().forward(hidden1, hidden2, index)
+        rows = own_rows(hidden1=hidden1, hidden2=hidden2, index=index)
+        return self.forward_rows(rows, hidden1=hidden1, hidden2=hidden2, index=index)
 
 
-class GCLoss_v2(_Schedule, losses.BimodalGlobalContrastiveLoss):
-    """LibAUC's ``GCLoss_v2`` (bimodal SogCLR, iSogCLR); embeddings come normalised."""
+class GCLoss_v2(OnDevice, _Schedule, losses.BimodalGlobalContrastiveLoss):
+    """LibAUC's ``GCLoss_v2`` (bimodal SogCLR, iSogCLR); embeddings come normalised.
+
+    ``rank`` and ``world_size`` are those of the process group, whatever is passed.
+    """
+
+    tau = another_name("temperature")
+    rho, beta, tau_min, tau_max = map(option, ("rho", "beta", "lowest", "highest"))
+    learnable_tau_img, learnable_tau_txt = (state_part("temperatures", k) for k in (0, 1))
 
     def __init__(
         self,
@@ -110,7 +121,11 @@ class GCLoss_v2(_Schedule, losses.BimodalGlobalContrastiveLoss):
         gamma_decay_epochs: int = -1,
         **kwargs: Any,
     ) -> None:
-        _refuse_distributed("GCLoss_v2", distributed or world_size > 1)
+        if world_size > 1 and not distributed:
+            raise ValueError(
+                f"GCLoss_v2: expected distributed=True for several processes, got world_size="
+                f"{world_size!r} alone"
+            )
         if kwargs.get("enable_isogclr"):
             temperature_scheme = "individual_learnable"
         modes = {
@@ -138,6 +153,7 @@ class GCLoss_v2(_Schedule, losses.BimodalGlobalContrastiveLoss):
             max_temperature=tau_max,
         )
         self.temperature_scheme = temperature_scheme
+        self.distributed = distributed
         self._set_schedule_of_gamma(gamma, gamma_schedule, gamma_decay_epochs)
 
     def forward(  # type: ignore[override]
@@ -149,14 +165,50 @@ class GCLoss_v2(_Schedule, losses.BimodalGlobalContrastiveLoss):
             assert self.temperatures is not None
             image_mean, text_mean = self.temperatures.value[:, index].mean(1)
             before = (image_mean, text_mean)
-        value = super().forward(image_features, text_features, index)
+        count = len(index)
+        if self.distributed:
+            rows = own_rows(image_features=image_features, text_features=text_features, index=index)
+            value = self.forward_rows(
+                rows, image_features=image_features, text_features=text_features, index=index
+            )
+            count = rows.count(count)
+        else:
+            value = super().forward(image_features, text_features, index)
         if self.temperature_mode != "global":
             # its features get the sum over the negatives, where the objective has their mean
-            value = value * (len(index) - 1)
+            value = value * (count - 1)
         return value, before
 
+    # The averages are logarithms here; there, they are relative to a shift. As there:
+    @property
+    def b1(self) -> Tensor:
+        """The shift that ``u1`` is relative to, of the images ``[N, 1]``."""
+        return self._shift(0)
 
-class GCLoss(nn.Module):
+    @property
+    def b2(self) -> Tensor:
+        """The shift that ``u2`` is relative to, of the texts ``[N, 1]``."""
+        return self._shift(1)
+
+    @property
+    def u1(self) -> Tensor:
+        """The averages of the images ``[N, 1]`` over exp(b1)."""
+        return (self._logs(0) - self.b1).exp()
+
+    @property
+    def u2(self) -> Tensor:
+        """The averages of the texts ``[N, 1]`` over exp(b2)."""
+        return (self._logs(1) - self.b2).exp()
+
+    def _logs(self, side: int) -> Tensor:
+        assert self.state is not None
+        return self.state.value[side, :, None]
+
+    def _shift(self, side: int) -> Tensor:
+        return self._logs(side).clamp(min=0)
+
+
+class GCLoss(OnDevice, nn.Module):
     """LibAUC's ``GCLoss``: ``mode`` "unimodal" or "bimodal", and the arguments of that loss."""
 
     def __init__(self, mode: str = "unimodal", **kwargs: Any) -> None:

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from xrisk_ext.libauc._arguments import column, device_of
+from xrisk_ext.libauc._attributes import OnDevice, state_part
 from xrisk_ext.ops import moving_average_update_
 from xrisk_ext.state import MovingAverage
 
 Device = torch.device | str | None
 
 
-class _Pooling(nn.Module):
+class _Pooling(OnDevice, nn.Module):
     """a, b and alpha; the pooled score of every bag is a function of moving averages."""
 
-    def __init__(self, margin: float, gamma: float, device: Device) -> None:
+    def __init__(self, margin: float, gamma: float) -> None:
         super().__init__()
         self.margin = margin
         self.gamma = gamma
         self.a = nn.Parameter(torch.zeros(1))
         self.b = nn.Parameter(torch.zeros(1))
         self.alpha = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.device = device_of(device)
 
     def update_smoothing(self, decay_factor: float) -> None:
         """gamma divided by a factor."""
@@ -48,6 +48,8 @@ class _Pooling(nn.Module):
 class MIDAM_softmax_pooling_loss(_Pooling):
     """LibAUC's ``MIDAM_softmax_pooling_loss``; ``y_pred``: mean exp(score / tau) of a bag."""
 
+    s = state_part("average", slice(None))
+
     def __init__(
         self,
         data_len: int,
@@ -56,42 +58,42 @@ class MIDAM_softmax_pooling_loss(_Pooling):
         gamma: float = 0.9,
         device: Device = None,
     ) -> None:
-        super().__init__(margin, gamma, device)
+        super().__init__(margin, gamma)
         self.tau = tau
         self.data_len = data_len
-        self.s = MovingAverage((data_len,), initial="zero")
-        self.to(self.device)
+        self.average = MovingAverage((data_len,), initial="zero")
+        self.to(device_of(device))
 
     def forward(self, y_pred: Tensor, y_true: Tensor, index: Tensor) -> Tensor:
         values = column(y_pred)
-        s = self._update(self.s, index, values)
+        s = self._update(self.average, index, values)
         return self._loss(self.tau * s.log(), self.tau * values / s, y_true)
 
 
 class MIDAM_attention_pooling_loss(_Pooling):
     """LibAUC's ``MIDAM_attention_pooling_loss``; ``y_pred``: (numerator, denominator) of a bag."""
 
+    sn, sd = state_part("numerators", slice(None)), state_part("denominators", slice(None))
+
     def __init__(
         self, data_len: int, margin: float = 1.0, gamma: float = 0.9, device: Device = None
     ) -> None:
-        super().__init__(margin, gamma, device)
+        super().__init__(margin, gamma)
         self.data_len = data_len
-        self.sn = MovingAverage((data_len,), initial="zero")
-        self.sd = MovingAverage((data_len,), initial="zero")
-        for average in (self.sn, self.sd):
-            average.value.fill_(1.0)
-        self.to(self.device)
+        self.numerators = MovingAverage((data_len,), initial=1.0)
+        self.denominators = MovingAverage((data_len,), initial=1.0)
+        self.to(device_of(device))
 
     def forward(self, y_pred: tuple[Tensor, Tensor], y_true: Tensor, index: Tensor) -> Tensor:
         numerator, denominator = (column(t) for t in y_pred)
-        n = self._update(self.sn, index, numerator)
-        d = self._update(self.sd, index, denominator).clamp(min=1e-8)
+        n = self._update(self.numerators, index, numerator)
+        d = self._update(self.denominators, index, denominator).clamp(min=1e-8)
         pooled = torch.sigmoid(n / d)
         moved = pooled * (1 - pooled) * (numerator / d - n / d**2 * denominator)
         return self._loss(pooled, moved, y_true)
 
 
-class MIDAMLoss(nn.Module):
+class MIDAMLoss(OnDevice, nn.Module):
     """LibAUC's ``MIDAMLoss``: ``mode`` "attention" or "softmax", and the arguments of that loss."""
 
     def __init__(self, mode: str = "attention", **kwargs: Any) -> None:

@@ -14,6 +14,8 @@ from xrisk_ext.libauc._arguments import (
     ids_of,
     surrogate_options,
 )
+from xrisk_ext.libauc._attributes import OnDevice, another_name, state_part
+from xrisk_ext.libauc._processes import is_distributed, rows_of_all
 
 Device = torch.device | str | None
 
@@ -22,24 +24,23 @@ def _rename(options: dict[str, Any], **names: str) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in options.items()}
 
 
-class _OneWay(losses.PartialAUCLoss):
-    """Options by our names; forward as in LibAUC, for one label or several."""
+class _Gathering(OnDevice):
+    """``forward`` as in LibAUC, for one label, on one process or several."""
 
-    def forward(  # type: ignore[override]
-        self, y_pred: Tensor, y_true: Tensor, index: Tensor, *args: Any, **kwargs: Any
+    num_samples: int | None
+    distributed: bool
+    data_len = another_name("num_samples")
+
+    def _finish(self: Any, device: Device) -> None:
+        self.distributed = is_distributed()
+        self.to(device_of(device))
+
+    def forward(
+        self, y_pred: Tensor, y_true: Tensor, index: Tensor, auto: bool = True, **kwargs: Any
     ) -> Tensor:
         labels = column(y_true)
-        return super().forward(column(y_pred), labels, ids_of(index, labels))
-
-
-class _TwoWay(losses.TwoWayPartialAUCLoss):
-    """The same."""
-
-    def forward(  # type: ignore[override]
-        self, y_pred: Tensor, y_true: Tensor, index: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        labels = column(y_true)
-        return super().forward(column(y_pred), labels, ids_of(index, labels))
+        rows = rows_of_all(self, column(y_pred), labels, ids_of(index, labels))
+        return super().forward(*rows)  # type: ignore[misc,no-any-return]
 
 
 def _cvar_options(
@@ -86,35 +87,77 @@ def _kl_options(
     return options | surrogate_options(surr_loss, margin)
 
 
-class pAUC_CVaR_Loss(_OneWay):
+class pAUC_CVaR_Loss(_Gathering, losses.PartialAUCLoss):  # type: ignore[misc]
     """LibAUC's ``pAUC_CVaR_Loss`` (SOPA). ``pos_len`` and ``num_neg`` are taken and not needed."""
 
-    def __init__(self, *args: Any, device: Device = None, **kwargs: Any) -> None:
-        options = _cvar_options(*args, **kwargs)
-        super().__init__(options.pop("num_samples"), **options)
-        self.to(device_of(device))
+    beta = another_name("max_fpr")
+    u_pos = state_part("state", 0)
+
+    def __init__(
+        self,
+        data_len: int,
+        pos_len: int,
+        num_neg: int | None = None,
+        margin: Any = 1.0,
+        beta: float = 0.2,
+        eta: float = 0.1,
+        surr_loss: str = "squared_hinge",
+        device: Device = None,
+    ) -> None:
+        options = _cvar_options(data_len, pos_len, num_neg, margin, beta, eta, surr_loss)
+        super().__init__(**options)
+        self.pos_len, self.num_neg = pos_len, num_neg
+        self._finish(device)
 
 
-class pAUC_DRO_Loss(_OneWay):
+class pAUC_DRO_Loss(_Gathering, losses.PartialAUCLoss):  # type: ignore[misc]
     """LibAUC's ``pAUC_DRO_Loss`` (SOPA-s)."""
 
-    def __init__(self, *args: Any, device: Device = None, **kwargs: Any) -> None:
-        options = _dro_options(*args, **kwargs)
-        super().__init__(options.pop("num_samples"), **options)
-        self.to(device_of(device))
+    Lambda = another_name("kl_weight")
+    u_pos = state_part("state", 0, log=True)
+
+    def __init__(
+        self,
+        data_len: int,
+        gamma: float = 0.9,
+        margin: Any = 1.0,
+        Lambda: float = 1.0,
+        surr_loss: str = "squared_hinge",
+        device: Device = None,
+    ) -> None:
+        super().__init__(**_dro_options(data_len, gamma, margin, Lambda, surr_loss))
+        self._finish(device)
 
 
-class tpAUC_KL_Loss(_TwoWay):
+class tpAUC_KL_Loss(_Gathering, losses.TwoWayPartialAUCLoss):  # type: ignore[misc]
     """LibAUC's ``tpAUC_KL_Loss`` (SOTA-s)."""
 
-    def __init__(self, *args: Any, device: Device = None, **kwargs: Any) -> None:
-        options = _kl_options(*args, **kwargs)
-        super().__init__(options.pop("num_samples"), **options)
-        self.to(device_of(device))
+    Lambda, tau = another_name("kl_weight"), another_name("positive_kl_weight")
+    gamma0, gamma1 = another_name("gamma"), another_name("outer_gamma")
+    u_pos = state_part("state", 0, log=True)
+    w = state_part("outer", 0, log=True, column=False)
+
+    def __init__(
+        self,
+        data_len: int,
+        tau: float = 1.0,
+        Lambda: float = 1.0,
+        gammas: tuple[float, float] = (0.9, 0.9),
+        margin: Any = 1.0,
+        surr_loss: str = "squared_hinge",
+        device: Device = None,
+    ) -> None:
+        super().__init__(**_kl_options(data_len, tau, Lambda, gammas, margin, surr_loss))
+        self._finish(device)
 
 
-class tpAUC_CVaR_loss(_TwoWay):
+class tpAUC_CVaR_loss(_Gathering, losses.TwoWayPartialAUCLoss):  # type: ignore[misc]
     """LibAUC's ``tpAUC_CVaR_loss`` (STACO). ``threshold`` is the surrogate's hyper-parameter."""
+
+    alpha = another_name("dual_eta")
+    beta_0, beta_1 = another_name("eta"), another_name("outer_eta")
+    s1, dual_var = state_part("state", 0), state_part("dual", 0)
+    s2 = state_part("outer", slice(None))
 
     def __init__(
         self,
@@ -138,7 +181,17 @@ class tpAUC_CVaR_loss(_TwoWay):
             outer_eta=beta_1,
             **surrogate_options(surr_loss, threshold),
         )
-        self.to(device_of(device))
+        self._finish(device)
+
+    @property
+    def theta_0(self) -> float:
+        """The share of the positives."""
+        return 1 - self.min_tpr
+
+    @property
+    def theta_1(self) -> float:
+        """The share of the negatives."""
+        return self.max_fpr
 
 
 _MODES: dict[str, Any] = {
@@ -151,7 +204,7 @@ _MODES: dict[str, Any] = {
 }
 
 
-class pAUCLoss(nn.Module):
+class pAUCLoss(OnDevice, nn.Module):
     """LibAUC's ``pAUCLoss``: ``mode`` "1w" (or "SOPAs"), "2w" (or "SOTAs"), "SOPA" or "STACO".
 
     The other arguments are those of the loss behind; STACO takes ``data_len``, too.
@@ -171,7 +224,7 @@ class pAUCLoss(nn.Module):
         return loss
 
 
-class MultiLabelpAUCLoss(nn.Module):
+class MultiLabelpAUCLoss(OnDevice, nn.Module):
     """LibAUC's ``mPAUCLoss``: ``mode`` "1w" (or "SOPAs"), "2w" (or "SOTAs") or "SOPA"."""
 
     def __init__(
@@ -192,17 +245,22 @@ class MultiLabelpAUCLoss(nn.Module):
         options = options_of[mode](**kwargs)
         one_way = mode in ("SOPA", "SOPAs", "1w")
         make: Any = losses.PartialAUCLoss if one_way else losses.TwoWayPartialAUCLoss
-        self.loss_fn = make(
-            options.pop("num_samples"), num_labels=num_labels, reduction="none", **options
-        )
+        self.loss_fn = make(num_labels=num_labels, reduction="none", **options)
+        self.distributed = is_distributed()
         self.to(device_of(device))
+
+    @property
+    def u_pos_all(self) -> Tensor:
+        """The state of all labels, ``[num_labels, data_len, 1]``."""
+        state = self.loss_fn.state.value
+        return (state if self.mode == "SOPA" else state.exp()).unsqueeze(-1)  # type: ignore[no-any-return]
 
     def forward(
         self, y_pred: Tensor, y_true: Tensor, index: Tensor, task_id: Any = (), **kwargs: Any
     ) -> Tensor:
-        weights, count = chosen_labels(task_id, self.num_labels, y_pred)
-        ids = ids_of(index, y_true)
-        values: Tensor = self.loss_fn(y_pred, y_true, ids, item_weights=weights)
+        scores, labels, ids = rows_of_all(self, y_pred, y_true, ids_of(index, y_true))
+        weights, count = chosen_labels(task_id, self.num_labels, scores)
+        values: Tensor = self.loss_fn(scores, labels, ids, item_weights=weights)
         return values.sum() / count
 
 

@@ -8,18 +8,23 @@ from torch.nn.functional import pad
 
 from xrisk_ext import losses
 from xrisk_ext.libauc._arguments import device_of, surrogate_options
+from xrisk_ext.libauc._attributes import OnDevice, another_name, state_part
+from xrisk_ext.libauc._processes import is_distributed, rows_of_all
 
 Device = torch.device | str | None
 
 
-class ListwiseCELoss(losses.ListwiseCrossEntropyLoss):
+class ListwiseCELoss(OnDevice, losses.ListwiseCrossEntropyLoss):
     """LibAUC's ``ListwiseCELoss``; ``eps`` is not needed."""
+
+    u = state_part("state", slice(None), log=True, column=False)
 
     def __init__(
         self, N: int, num_pos: int, gamma: float, eps: float = 1e-10, device: Device = None
     ) -> None:
         super().__init__(N, gamma=gamma, items="irrelevant", shift="batch", initial_state="zero")
         self.num_pos = num_pos
+        self.distributed = is_distributed()
         self.to(device_of(device))
 
     def forward(  # type: ignore[override]
@@ -30,17 +35,18 @@ class ListwiseCELoss(losses.ListwiseCrossEntropyLoss):
         relevance[:, : self.num_pos] = 1
         # a sum over the relevant and the other items, where the objective has means
         pairs = self.num_pos * (items - self.num_pos)
-        return super().forward(
-            predictions,
-            relevance,
-            batch["user_item_id"].to(predictions.device),
-            num_items=1,
-            num_relevant=pairs,
-        )
+        ids = batch["user_item_id"].to(predictions.device)
+        rows = rows_of_all(self, predictions, relevance, ids)
+        return super().forward(*rows, num_items=1, num_relevant=pairs)
 
 
-class NDCGLoss(losses.NDCGLoss):
+class NDCGLoss(OnDevice, losses.NDCGLoss):
     """LibAUC's ``NDCGLoss`` (SONG, and K-SONG with ``topk`` > 0)."""
+
+    gamma0, tau_1, tau_2 = another_name("gamma"), another_name("tau1"), another_name("tau2")
+    u = state_part("state", slice(None), column=False)
+    lambda_q = state_part("thresholds", slice(None), column=False)
+    s_q = state_part("curvatures", slice(None), column=False)
 
     def __init__(
         self,
@@ -83,7 +89,8 @@ class NDCGLoss(losses.NDCGLoss):
         )
         self.num_pos = num_pos
         self.num_item = num_item
-        self.topk = topk
+        self.topk, self.topk_version = topk, topk_version
+        self.distributed = is_distributed()
         self.to(device_of(device))
 
     def forward(  # type: ignore[override]
@@ -94,12 +101,21 @@ class NDCGLoss(losses.NDCGLoss):
         relevance = pad(given["rating"][:, : self.num_pos].clamp(min=0), (0, items - self.num_pos))
         # its means are over num_pos items, also where some of them have the rating 0
         share = (relevance > 0).sum(1) / self.num_pos
-        return super().forward(
+        predictions, relevance, pairs, queries, relevant, ideal_dcg = rows_of_all(
+            self,
             predictions,
             relevance,
             given["user_item_id"],
-            given["user_id"] if self.topk > 0 else None,
+            given["user_id"],
+            given["num_pos_items"] * share,
+            given["ideal_dcg"],
+        )
+        return super().forward(
+            predictions,
+            relevance,
+            pairs,
+            queries if self.topk > 0 else None,
             num_items=self.num_item,
-            num_relevant=given["num_pos_items"] * share,
-            ideal_dcg=given["ideal_dcg"],
+            num_relevant=relevant,
+            ideal_dcg=ideal_dcg,
         )

@@ -93,6 +93,7 @@ class _MomentAUCLoss(LabelLoss):
         item_weights: Tensor | None,
         update_state: bool,
         class_prior: Tensor | None,
+        margin: float | None = None,
     ) -> Tensor:
         alpha = self.alpha
         self._check(scores, labels, item_weights, alpha)
@@ -100,8 +101,8 @@ class _MomentAUCLoss(LabelLoss):
             with torch.no_grad():
                 alpha.clamp_(min=0)
         return auc_margin_step(
-            scores, labels, item_weights, self.a, self.b, alpha, class_prior, self.margin,
-            self._kind, self.reduction == "mean",
+            scores, labels, item_weights, self.a, self.b, alpha, class_prior,
+            self.margin if margin is None else margin, self._kind, self.reduction == "mean",
         )  # fmt: skip
 
     def extra_repr(self) -> str:
