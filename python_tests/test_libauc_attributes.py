@@ -1,4 +1,4 @@
-"""What users read of a loss and assign to it, by LibAUC's names: numbers and state; which of it eval() leaves."""
+"""What users read of a loss and assign to it by LibAUC's names, and what eval() leaves alone."""
 
 from typing import Any
 
