@@ -18,6 +18,9 @@ PUBLISHED = (
     "metrics",
     "scaling",
     "selection",
+    "ndcg",
+    "global_contrastive",
+    "bimodal_global_contrastive",
     "libauc",
 )
 
