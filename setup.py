@@ -114,7 +114,8 @@ if torch.backends.openmp.is_available() and sys.platform == "linux":
 if SANITIZE:  # as in CMakeLists.txt
     checks = "address,undefined,float-cast-overflow"
     # what AddressSanitizer sees as well only makes the build longer
-    flags += [f"-fsanitize={checks}", "-fno-sanitize=null,object-size,vptr"]
+    seen = "null,object-size,vptr,pointer-overflow,alignment"
+    flags += [f"-fsanitize={checks}", f"-fno-sanitize={seen}"]
     flags += [f"-fno-sanitize-recover={checks}"]
     flags += ["-g1", "-O1", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"]
     link_flags.append(f"-fsanitize={checks}")
