@@ -34,11 +34,15 @@ _last: dict[str, tuple[Any, Any]] = {}
 
 
 def relative_error(found: Tensor | None, truth: Tensor) -> float:
-    """max |found - truth| / max |truth|; NaN where there is nothing or a NaN."""
+    """max |found - truth| / max |truth|; the gap itself where the truth is zero (tied scores).
+
+    NaN where there is nothing or a NaN.
+    """
     if found is None:
         return float("nan")
     gap = (found.detach().cpu().double() - truth).abs().max()
-    return float(gap / truth.abs().max().clamp(min=1e-300))
+    scale = float(truth.abs().max())
+    return float(gap) / (scale if scale > 0 else 1.0)
 
 
 def average_precision_error(
