@@ -1,22 +1,20 @@
 """Losses of a batch that processes share, on gloo: all checks of distributed_*checks.py."""
 
 import contextlib
-import multiprocessing
+import functools
 import os
 import re
 import socket
 import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
+from process_helpers import (
+    process_group,
+    record_checks,
+    run_checks_in_processes,
+    run_in_processes,
+)
 
 import xrisk_ext as xr
 
@@ -24,76 +22,25 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PROCESSES = 4
 
 
-def run_in_processes(count: int, target: Callable[..., None], *arguments: Any) -> None:
-    """``target(rank, *arguments)`` in processes that share one import of torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "xrisk_ext"])
-    processes = [
-        context.Process(target=_with_path, args=(sys.path, target, rank, *arguments), daemon=True)
-        for rank in range(count)
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for process in processes:
-            process.start()
-    deadline = time.monotonic() + 150
-    for process in processes:
-        process.join(timeout=max(deadline - time.monotonic(), 0))
-    ended = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert ended == [0] * count
-
-
-def _with_path(path: list[str], target: Callable[..., None], *arguments: Any) -> None:
-    sys.path[:] = path
-    torch.set_num_threads(1)
-    target(*arguments)
-
-
 def _run_checks(rank: int, folder: str) -> None:
     import distributed_checks
     import distributed_embedding_checks
     import distributed_family_checks
 
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=PROCESSES,
-        timeout=timedelta(seconds=40),  # where one fails, the others do not wait for ever
-    )
-    ranks = distributed_checks.Ranks()
-    results = Path(folder, f"{rank}.txt")
-    checks = {
+    found = {
         **vars(distributed_checks),
         **vars(distributed_embedding_checks),
         **vars(distributed_family_checks),
     }
-    for name in [n for n in checks if n.startswith("check_")]:
-        with results.open("a") as file:
-            try:
-                checks[name](ranks)
-                print(f"{name} passed", file=file)
-            except Exception:
-                print(f"{name} {traceback.format_exc()!r}", file=file)
-        dist.barrier()
-    dist.destroy_process_group()
+    with process_group(rank, PROCESSES, folder):
+        ranks = distributed_checks.Ranks()
+        names = [name for name in found if name.startswith("check_")]
+        checks = {name: functools.partial(found[name], ranks) for name in names}
+        record_checks(checks, Path(folder, f"{rank}.txt"))
 
 
 def test_four_processes(subtests: pytest.Subtests) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            run_in_processes(PROCESSES, _run_checks, folder)
-        finally:
-            lines = [Path(folder, f"{r}.txt").read_text().splitlines() for r in range(PROCESSES)]
-            results = [dict(line.split(" ", 1) for line in of_rank) for of_rank in lines]
-            for name in results[0]:
-                for rank in range(PROCESSES):
-                    with subtests.test(name, rank=rank):
-                        result = results[rank].get(name, "did not end")
-                        assert result == "passed", result.replace("\\n", "\n")
-    assert len(results[0]) > 20
+    assert len(run_checks_in_processes(PROCESSES, _run_checks, subtests)) > 20
 
 
 def _run_example(rank: int, port: int, output: str) -> None:

@@ -6,19 +6,14 @@ were computed, its listwise loss shifts by a maximum of each process) it has the
 process: there, a gradient is half of what a process gives to an average over two.
 """
 
-import contextlib
-import io
-import tempfile
-import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from test_distributed import run_in_processes
+from process_helpers import process_group, record_checks, run_checks_in_processes
 from test_libauc_dropin import CASES, STEPS, Case, Step, make_both, run, scored, views
 from torch import Tensor, nn
 
@@ -122,13 +117,6 @@ def check_nothing_gathers_twice() -> None:
 
 
 def _run_rank(rank: int, folder: str) -> None:
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=40),
-    )
     checks: dict[str, Callable[[], None]] = {
         f"beside {name}": lambda name=name: check_beside(name) for name in BESIDE
     }
@@ -141,28 +129,10 @@ def _run_rank(rank: int, folder: str) -> None:
             check_nothing_gathers_twice,
         )
     }
-    with Path(folder, f"{rank}.txt").open("a") as file:
-        for name, check in checks.items():
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    check()
-                print(f"{name}\tpassed", file=file)
-            except Exception:
-                print(f"{name}\t{traceback.format_exc()!r}", file=file)
-            dist.barrier()
-    dist.destroy_process_group()
+    with process_group(rank, 2, folder):
+        record_checks(checks, Path(folder, f"{rank}.txt"))
 
 
 def test_two_processes(subtests: pytest.Subtests) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            run_in_processes(2, _run_rank, folder)
-        finally:
-            lines = [Path(folder, f"{rank}.txt").read_text().splitlines() for rank in (0, 1)]
-            results = [dict(line.split("\t", 1) for line in of_rank) for of_rank in lines]
-            for name in results[0]:
-                for rank in (0, 1):
-                    with subtests.test(name, rank=rank):
-                        result = results[rank].get(name, "did not end")
-                        assert result == "passed", result.replace("\\n", "\n")
-    assert len(results[0]) == len(BESIDE) + len(ALONE) + 3
+    names = run_checks_in_processes(2, _run_rank, subtests)
+    assert len(names) == len(BESIDE) + len(ALONE) + 3

@@ -128,6 +128,23 @@ void SimilarityBlocks<T>::multiply_tile(const Block& block, const Piece& piece) 
   }
 }
 
+// out [m rows from `to`] += weights [m, k] embeddings [k rows from `from`]: all but the weights.
+template <class T>
+MatrixProduct<T> SimilarityBlocks<T>::to_gradient(int64_t m, int64_t k, const T* embeddings,
+                                                  int64_t from, T* out, int64_t to) const {
+  const int64_t width = problem_.width;
+  MatrixProduct<T> product;
+  product.m = m;
+  product.n = width;
+  product.k = k;
+  product.b = embeddings + from * width;
+  product.b_stride = width;
+  product.c = out + to * width;
+  product.c_stride = width;
+  product.add = true;
+  return product;
+}
+
 // dy [the piece's columns] += weights^T x
 template <class T>
 void SimilarityBlocks<T>::add_columns(const Block& block, const Piece& piece, T* dy) const {
@@ -138,19 +155,11 @@ void SimilarityBlocks<T>::add_columns(const Block& block, const Piece& piece, T*
       return;
     }
   }
-  const int64_t width = problem_.width;
-  MatrixProduct<T> product;
-  product.m = tile.columns;
-  product.n = width;
-  product.k = tile.rows;
+  MatrixProduct<T> product =
+      to_gradient(tile.columns, tile.rows, problem_.x, block.row, dy, piece.column);
   product.a = tile.values;
   product.a_stride = tile.stride;
   product.a_transposed = true;
-  product.b = problem_.x + block.row * width;
-  product.b_stride = width;
-  product.c = dy + piece.column * width;
-  product.c_stride = width;
-  product.add = true;
   products_.multiply(product);
 }
 
@@ -165,25 +174,16 @@ void SimilarityBlocks<T>::add_rows(const Block& block, const Piece& strip, T* dx
       return;
     }
   }
-  const int64_t width = problem_.width;
-  MatrixProduct<T> product;
-  product.m = strip.end - strip.column;
-  product.n = width;
-  product.k = block.column_end - block.column;
+  MatrixProduct<T> product = to_gradient(strip.end - strip.column, block.column_end - block.column,
+                                         problem_.y, block.column, dx, strip.column);
   product.a = weights;
   product.a_stride = block.stride;
-  product.b = problem_.y + block.column * width;
-  product.b_stride = width;
-  product.c = dx + strip.column * width;
-  product.c_stride = width;
-  product.add = true;
   products_.multiply(product);
 }
 
 template <class T>
 void SimilarityBlocks<T>::use(const Bfloat16Kernels& kernels, const Bfloat16Rows& x,
                               const Bfloat16Rows& y) {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
   packed_ = &kernels;
   packed_x_ = x;
   packed_y_ = y;

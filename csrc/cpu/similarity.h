@@ -79,6 +79,8 @@ class SimilarityBlocks {
   Tile<T> tile_of(const Block& block, const Piece& piece) const;
   static Bfloat16Range range_of(const Block& block, const Piece& piece);
   void multiply_tile(const Block& block, const Piece& piece) const;
+  MatrixProduct<T> to_gradient(int64_t m, int64_t k, const T* embeddings, int64_t from, T* out,
+                               int64_t to) const;
   void add_columns(const Block& block, const Piece& piece, T* dy) const;
   void add_rows(const Block& block, const Piece& strip, T* dx) const;
   void merge_rows(const Block& block, int64_t parts, const T* inverse_temperatures,

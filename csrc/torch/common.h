@@ -79,6 +79,13 @@ inline double scalar_value(const at::Tensor& t, const char* op, const char* name
   return t.item<double>();
 }
 
+inline double checked_temperature(const at::Tensor& temperature, const char* op, const char* name) {
+  const double value = scalar_value(temperature, op, name);
+  TORCH_CHECK_VALUE(value >= 1e-30 && std::isfinite(value), op, ": expected ", name,
+                    " >= 1e-30 and finite, got ", value);
+  return value;
+}
+
 inline void check_algorithm_number(const char* op, int64_t algorithm) {
   TORCH_CHECK_VALUE(algorithm >= 0 && algorithm < kAlgorithmCount, op,
                     ": unknown algorithm number ", algorithm);

@@ -121,6 +121,34 @@ inline ContrastiveStepInputs check_contrastive_step(
   return inputs;
 }
 
+// What a step of the contrastive losses writes, whose call is cpu::ContrastiveStep or cuda's.
+struct ContrastiveStepOutputs {
+  at::Tensor embeddings, gradient, value, slope;  // embeddings: scratch
+  bool needs_gradient;
+
+  ContrastiveStepOutputs(const ContrastiveStepInputs& inputs, bool wanted)
+      : needs_gradient(wanted) {
+    const auto options = inputs.view1.options();
+    embeddings = at::empty({2, inputs.batch, inputs.width}, options);
+    gradient = empty_gradient(embeddings, wanted);
+    value = at::empty({}, options);
+    slope = at::empty({}, options);
+  }
+
+  template <class Call>
+  void set_arrays(Call& call, const ContrastiveStepInputs& inputs) const {
+    using T = std::remove_pointer_t<decltype(call.embeddings)>;
+    call.batch = inputs.batch;
+    call.width = inputs.width;
+    call.view1 = inputs.view1.const_data_ptr<T>();
+    call.view2 = inputs.view2.const_data_ptr<T>();
+    call.embeddings = embeddings.mutable_data_ptr<T>();
+    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+  }
+
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> result() const { return {value, gradient, slope}; }
+};
+
 // The loss of info_nce_step, less the number that its alpha is. The fused step takes the mean over
 // the samples and the sum over the views of one modality.
 inline InfoNce info_nce_of(bool bimodal, bool flat) {

@@ -197,6 +197,18 @@ inline double unit_interval_value(const at::Tensor& t, const char* op, const cha
   return value;
 }
 
+// With all of the call set but the arrays.
+template <class T, class State>
+void run_contrastive_step(cpu::ContrastiveStep<T, State>& call, const ContrastiveStepInputs& inputs,
+                          const ContrastiveStepOutputs& outputs, const AtenExecutor& executor) {
+  outputs.set_arrays(call, inputs);
+  call.bfloat16 = inputs.bfloat16;
+  const cpu::ContrastiveResult result =
+      cpu::contrastive_step(call, {}, AtenProducts<T>(), executor);
+  *outputs.value.mutable_data_ptr<T>() = static_cast<T>(result.value);
+  *outputs.slope.mutable_data_ptr<T>() = static_cast<T>(result.temperature_slope);
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
@@ -210,9 +222,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
   const ContrastiveStepInputs inputs = check_contrastive_step(
       kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal, second_beta > 0);
   const double gamma_value = unit_interval_value(gamma, kOp, "gamma");
-  const double tau = scalar_value(temperature, kOp, "temperature");
-  TORCH_CHECK_VALUE(tau >= 1e-30 && std::isfinite(tau), kOp,
-                    ": expected temperature >= 1e-30 and finite, got ", tau);
+  const double tau = checked_temperature(temperature, kOp, "temperature");
   const double eta_value = scalar_value(eta, kOp, "eta");
   TORCH_CHECK_VALUE(std::isfinite(eta_value), kOp, ": expected eta to be finite, got ", eta_value);
   const AtenExecutor executor;
@@ -222,22 +232,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     TORCH_CHECK_INDEX(bad < 0, kOp, ": expected index in [0, ", inputs.rows, "), got ",
                       ids[bad < 0 ? 0 : bad], " at position ", bad);
   }
-  const auto options = inputs.view1.options();
-  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
-  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  const ContrastiveStepOutputs outputs(inputs, needs_gradient);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
       using State = decltype(state_zero);
       cpu::ContrastiveStep<T, State> call;
       call.bimodal = bimodal;
-      call.batch = inputs.batch;
-      call.width = inputs.width;
-      call.view1 = inputs.view1.const_data_ptr<T>();
-      call.view2 = inputs.view2.const_data_ptr<T>();
       call.normalize = normalize;
-      call.bfloat16 = inputs.bfloat16;
       if (state.has_value()) call.index = inputs.ids.const_data_ptr<int64_t>();
       call.state = state_rows<State>(state, update_state);
       call.temperatures = state_rows<State>(state_temperature, update_state);
@@ -255,16 +257,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
       call.slope_limit = slope_limit;
       call.lowest = lowest;
       call.highest = highest;
-      call.embeddings = embeddings.mutable_data_ptr<T>();
-      call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
-      const cpu::ContrastiveResult result =
-          cpu::contrastive_step(call, {}, AtenProducts<T>(), executor);
-      *value.mutable_data_ptr<T>() = static_cast<T>(result.value);
-      *slope.mutable_data_ptr<T>() = static_cast<T>(result.temperature_slope);
+      run_contrastive_step(call, inputs, outputs, executor);
     });
   });
   if (update_state) bump_states(state, state_temperature, state_momentum);
-  return {value, gradient, slope};
+  return outputs.result();
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(

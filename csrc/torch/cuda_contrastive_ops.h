@@ -165,6 +165,21 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
   return {dq, dk};
 }
 
+// With all of the call set but the arrays.
+template <class T, class State>
+void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
+                             const ContrastiveStepInputs& inputs,
+                             const ContrastiveStepOutputs& outputs) {
+  outputs.set_arrays(call, inputs);
+  call.value = outputs.value.mutable_data_ptr<T>();
+  call.temperature_slope = outputs.slope.mutable_data_ptr<T>();
+  const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
+  const at::Tensor space = workspace_like(inputs.view1, bytes);
+  C10_CUDA_CHECK(cuda::launch_contrastive_step(call, CudaProducts<T>(inputs.view1),
+                                               space.mutable_data_ptr(), bytes,
+                                               stream_of(inputs.view1)));
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
@@ -184,20 +199,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
   debug_check_gamma(kOp, gammas);
   debug_check_temperatures(kOp, tau);
   if (state.has_value()) debug_check_range(kOp, inputs.ids, inputs.rows);
-  const auto options = inputs.view1.options();
-  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
-  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  const ContrastiveStepOutputs outputs(inputs, needs_gradient);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
       using State = decltype(state_zero);
       cuda::ContrastiveStep<T, State> call;
       call.bimodal = bimodal;
-      call.batch = inputs.batch;
-      call.width = inputs.width;
-      call.view1 = inputs.view1.const_data_ptr<T>();
-      call.view2 = inputs.view2.const_data_ptr<T>();
       call.normalize = normalize;
       if (state.has_value()) call.index = inputs.ids.const_data_ptr<int64_t>();
       call.state = state_rows<State>(state, update_state);
@@ -216,18 +224,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
       call.slope_limit = slope_limit;
       call.lowest = lowest;
       call.highest = highest;
-      call.embeddings = embeddings.mutable_data_ptr<T>();
-      call.value = value.mutable_data_ptr<T>();
-      call.temperature_slope = slope.mutable_data_ptr<T>();
-      call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
-      const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
-      const at::Tensor space = workspace_like(view1, bytes);
-      C10_CUDA_CHECK(cuda::launch_contrastive_step(
-          call, CudaProducts<T>(view1), space.mutable_data_ptr(), bytes, stream_of(view1)));
+      launch_contrastive_step(call, inputs, outputs);
     });
   });
   if (update_state) bump_states(state, state_temperature, state_momentum);
-  return {value, gradient, slope};
+  return outputs.result();
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
@@ -246,18 +247,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
     equivalent = device_number(*alpha, view1, kOp, "alpha");
     debug_check_alpha(kOp, equivalent);
   }
-  const auto options = inputs.view1.options();
-  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
-  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  const ContrastiveStepOutputs outputs(inputs, needs_gradient);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     cuda::ContrastiveStep<T, float> call;
     call.bimodal = bimodal;
-    call.batch = inputs.batch;
-    call.width = inputs.width;
-    call.view1 = inputs.view1.const_data_ptr<T>();
-    call.view2 = inputs.view2.const_data_ptr<T>();
     call.normalize = normalize;
     call.temperature = tau.const_data_ptr<double>();
     call.stateless = true;
@@ -265,16 +259,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
     if (equivalent.defined()) call.alpha = equivalent.const_data_ptr<double>();
     call.per_view = true;
     call.relative = true;
-    call.embeddings = embeddings.mutable_data_ptr<T>();
-    call.value = value.mutable_data_ptr<T>();
-    call.temperature_slope = slope.mutable_data_ptr<T>();
-    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
-    const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
-    const at::Tensor space = workspace_like(view1, bytes);
-    C10_CUDA_CHECK(cuda::launch_contrastive_step(
-        call, CudaProducts<T>(view1), space.mutable_data_ptr(), bytes, stream_of(view1)));
+    launch_contrastive_step(call, inputs, outputs);
   });
-  return {value, gradient, slope};
+  return outputs.result();
 }
 
 }  // namespace xrisk

@@ -19,41 +19,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
   const NoAutocast no_autocast;
   const ContrastiveStepInputs inputs = check_contrastive_step(
       kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt, std::nullopt, bimodal);
-  const double tau = scalar_value(temperature, kOp, "temperature");
-  TORCH_CHECK_VALUE(tau >= 1e-30 && std::isfinite(tau), kOp,
-                    ": expected temperature >= 1e-30 and finite, got ", tau);
+  const double tau = checked_temperature(temperature, kOp, "temperature");
   InfoNce loss = info_nce_of(bimodal, flat);
   const double negatives = static_cast<double>((bimodal ? 1 : 2) * (inputs.batch - 1));
   const double equivalent = alpha.has_value() ? scalar_value(*alpha, kOp, "alpha") : negatives;
   TORCH_CHECK_VALUE(!alpha.has_value() || (equivalent > 0 && std::isfinite(equivalent)), kOp,
                     ": expected alpha > 0 and finite, got ", equivalent);
   loss.log_alpha = std::log(equivalent);
-  const auto options = inputs.view1.options();
-  const at::Tensor embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-  at::Tensor gradient = empty_gradient(embeddings, needs_gradient);
-  at::Tensor value = at::empty({}, options), slope = at::empty({}, options);
+  const ContrastiveStepOutputs outputs(inputs, needs_gradient);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     cpu::ContrastiveStep<T, float> call;
     call.bimodal = bimodal;
-    call.batch = inputs.batch;
-    call.width = inputs.width;
-    call.view1 = inputs.view1.const_data_ptr<T>();
-    call.view2 = inputs.view2.const_data_ptr<T>();
     call.normalize = normalize;
-    call.bfloat16 = inputs.bfloat16;
     call.temperature = tau;
     call.info_nce = &loss;
     call.per_view = true;
     call.relative = true;
-    call.embeddings = embeddings.mutable_data_ptr<T>();
-    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
-    const cpu::ContrastiveResult result =
-        cpu::contrastive_step(call, {}, AtenProducts<T>(), AtenExecutor());
-    *value.mutable_data_ptr<T>() = static_cast<T>(result.value);
-    *slope.mutable_data_ptr<T>() = static_cast<T>(result.temperature_slope);
+    run_contrastive_step(call, inputs, outputs, AtenExecutor());
   });
-  return {value, gradient, slope};
+  return outputs.result();
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(

@@ -9,13 +9,6 @@
 namespace xrisk {
 namespace {
 
-double checked_temperature(const at::Tensor& temperature, const char* op, const char* name) {
-  const double value = scalar_value(temperature, op, name);
-  TORCH_CHECK_VALUE(value >= 1e-30 && std::isfinite(value), op, ": expected ", name,
-                    " >= 1e-30 and finite, got ", value);
-  return value;
-}
-
 // Relevance that is NaN or infinite is an error where the item takes part.
 template <class T>
 bool relevance_is_finite(const ListInputs& inputs) {
