@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from xrisk_ext.bench import cli, launches, limits, peers, record, selection, tables
+from xrisk_ext.bench import cli, launches, limits, machine, peers, record, selection, tables
 from xrisk_ext.bench.race import Budget, Contestant, Race
 from xrisk_ext.testing import cases
 from xrisk_ext.testing.baseline_cases import BASELINES, BaselineCase
@@ -203,6 +203,28 @@ def test_from_prints_and_publishes_only_where_it_is_told(
     assert "README" not in capsys.readouterr().out
     assert record.load(tmp_path / "a" / "cpu.json")["races"] == record.load(RECORD)["races"]
     assert (RECORD.read_bytes(), (ROOT / "README.md").read_bytes()) == before
+
+
+def test_races_are_added_to_a_record_of_the_same_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def race(case: str, leader: str) -> dict[str, Any]:
+        return {"work": "ndcg", "case": case, "leader": leader}
+
+    about = machine.describe()
+    earlier = {"machine": about, "races": [race("a", "old"), race("b", "old")]}
+    later = {"machine": about, "races": [race("c", "new"), race("b", "new")]}
+    races = record.add(earlier, later)["races"]
+    assert races == [race("a", "old"), race("b", "new"), race("c", "new")]
+
+    monkeypatch.setattr(record, "run", lambda _: pytest.fail("nothing may be run in vain"))
+    command = ["--op", "ndcg", "--output", str(tmp_path), "--add"]
+    assert cli.main(command) == 2
+    assert "not found" in capsys.readouterr().err
+    other = earlier | {"machine": about | {"cpu": "another"}}
+    (tmp_path / "cpu.json").write_text(json.dumps(other))
+    assert cli.main(command) == 2
+    assert "cpu was another" in capsys.readouterr().err
 
 
 def test_columns_that_say_nothing_are_not_shown() -> None:

@@ -26,6 +26,7 @@ from helpers import (
 from torch import Tensor
 
 from xrisk_ext import ops, reference
+from xrisk_ext.ops.surrogates import algorithm_number, surrogate_number
 
 TWINS = {
     "sums": (ops.pairwise_sums, reference.pairwise_sums),
@@ -401,3 +402,22 @@ def test_bad_input_is_found_in_empty_sets_too() -> None:
         for options in ({"margin": -1.0}, {"scale": 0.0}, {"item_weights": torch.ones(3)}):
             with pytest.raises(ValueError, match=next(iter(options))):
                 ops.pairwise_sums(none, none, surrogate=name, algorithm=algorithm, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["logistic", "sigmoid"])
+def test_the_order_that_rows_leave_changes_no_bit_of_the_columns(
+    name: str, dtype: torch.dtype
+) -> None:
+    # about one score in every fifth temperature: they are sorted and scanned
+    anchors, items = (1e4 * randn(1500, seed=1)).to(dtype), (1e4 * randn(1500, seed=2)).to(dtype)
+    options = (torch.tensor(1.0), 1.0, surrogate_number(name), algorithm_number("smooth"))
+    *_, order = torch.ops.xrisk_ext.pairwise_sums_rows(anchors, items, None, *options)
+    assert torch.equal(torch.cat([anchors, items])[order], torch.cat([anchors, items]).sort()[0])
+    none, upstream = order[:0], randn(1500, seed=3).to(dtype)
+    columns = torch.ops.xrisk_ext.pairwise_sums_columns
+    expected = columns(anchors, items, None, upstream, none, *options)
+    assert torch.equal(columns(anchors, items, None, upstream, order, *options), expected)
+    for bad in (order[1:], order + 1, torch.zeros_like(order), order.long(), order.flip(0)[::2]):
+        with pytest.raises(ValueError, match="expected the order that pairwise_sums_rows returned"):
+            columns(anchors, items, None, upstream, bad, *options)

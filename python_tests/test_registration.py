@@ -32,16 +32,20 @@ def _pairwise_sums_rows() -> list[Arguments]:
         (*_pairs(dtype), w, _scalar(SCALE), 0.5, surrogate, algorithm)
         for dtype in (torch.float32, torch.float64, torch.bfloat16)
         for w, surrogate, algorithm in zip(weights, (1, 0, 3, 5), (0, 2, 2, 1), strict=True)
+    ] + [  # sorted, and their order is returned, or not
+        (1e4 * randn(1048), 1e4 * randn(1000), None, _scalar(SCALE), 0.5, surrogate, algorithm)
+        for surrogate, algorithm in ((4, 0), (5, 3), (5, 1), (2, 0))
     ]
 
 
 def _pairwise_sums_columns() -> list[Arguments]:
     plain, weighted = randn(5, seed=5), randn(2, 5, seed=6)
+    order, none = torch.arange(12, dtype=torch.int32), torch.empty(0, dtype=torch.int32)
     return [
-        (*_pairs(torch.float32), None, plain.float(), _scalar(SCALE), 0.5, 1, 0),
-        (*_pairs(torch.float64), randn(7), plain, _scalar(SCALE), 0.5, 6, 2),
-        (*_pairs(torch.float16), randn(2, 7), weighted.float(), _scalar(SCALE), 0.5, 4, 1),
-        (torch.zeros(0), randn(7), None, torch.zeros(0), _scalar(SCALE), 0.5, 1, 0),
+        (*_pairs(torch.float32), None, plain.float(), none, _scalar(SCALE), 0.5, 1, 0),
+        (*_pairs(torch.float64), randn(7), plain, none, _scalar(SCALE), 0.5, 6, 2),
+        (*_pairs(torch.float16), randn(2, 7), weighted.float(), order, _scalar(SCALE), 0.5, 4, 3),
+        (torch.zeros(0), randn(7), None, torch.zeros(0), none, _scalar(SCALE), 0.5, 1, 0),
     ]
 
 

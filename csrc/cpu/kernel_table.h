@@ -154,7 +154,7 @@ struct Kernels {
   void (*smooth_columns)(const SmoothGrid&, const T* local, const T* scores, const T* weights,
                          const int32_t* slots, double scale, bool add, int64_t begin, int64_t end,
                          T* out);
-  void (*smooth_scan)(const ScanPass&, const T* weights);  // cpu/scan_inl.h
+  void (*smooth_scan)(const ScanPass&, const T* scores, const T* weights);  // cpu/scan_inl.h
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);

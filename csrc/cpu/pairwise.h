@@ -28,6 +28,7 @@ template <class T>
 struct ItemPass {
   Items<T> items;
   int32_t* ranks[2] = {nullptr, nullptr};
+  const uint32_t* order = nullptr;  // of the plan of an earlier call, if it had one (SmoothPlan)
   const SmoothPlan* plan = nullptr;
 };
 

@@ -1,14 +1,19 @@
 // Scratch memory of one call: a bump allocator on a block that each thread keeps.
 //
-// Fresh memory costs a page fault every 4 KB, 0.2 ms a megabyte: as much as a step over a million
-// scores. So each thread keeps one block (16 MiB of address space; only what was used is backed by
-// memory). Scratches nest like the scopes they live in; what does not fit goes to the heap.
+// Fresh memory costs a page fault every 4 KB, 0.2 to 0.5 ms a megabyte: as much as a step over a
+// million scores. So each thread keeps one block (16 MiB of address space; only what was used is
+// backed by memory). Scratches nest like the scopes they live in; what does not fit goes to the
+// heap. Large pieces ask for huge pages, whose faults cost a third.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace xrisk::cpu {
 
@@ -44,7 +49,7 @@ class Scratch {
       block_.used += bytes;
       return static_cast<T*>(result);
     }
-    void* raw = std::aligned_alloc(kAlign, bytes + kAlign);
+    void* raw = from_heap(bytes + kAlign);
     if (raw == nullptr) throw std::bad_alloc();
     heap_ = new (raw) Node{heap_};
     return reinterpret_cast<T*>(static_cast<char*>(raw) + kAlign);
@@ -52,11 +57,24 @@ class Scratch {
 
  private:
   static constexpr size_t kAlign = 64;
+  static constexpr size_t kHugePage = size_t{2} << 20;
+
+  // Multiples of kAlign, to be freed by std::free; null if there is no memory.
+  static void* from_heap(size_t bytes) {
+    if (bytes < 2 * kHugePage) return std::aligned_alloc(kAlign, bytes);
+    bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    void* data = std::aligned_alloc(kHugePage, bytes);
+#if defined(MADV_HUGEPAGE)
+    if (data != nullptr) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: no matter if it fails
+#endif
+    return data;
+  }
+
   struct Node {
     Node* next;
   };
   struct Block {
-    char* data = static_cast<char*>(std::aligned_alloc(kAlign, block_bytes + kAlign));
+    char* data = static_cast<char*>(from_heap(block_bytes + kAlign));
     size_t capacity = data == nullptr ? 0 : block_bytes;
     size_t used = 0;
     ~Block() { std::free(data); }

@@ -86,7 +86,7 @@ class SmoothSums final : public PairwiseSums<T> {
 
   const SmoothPlan& plan_of(ItemPass<T>& pass) {
     if (pass.plan == nullptr) {
-      pass.plan = make_smooth_plan(spec_, anchors_, pass.items, scratch_, executor_);
+      pass.plan = make_smooth_plan(spec_, anchors_, pass.items, pass.order, scratch_, executor_);
     }
     return *pass.plan;
   }
@@ -230,8 +230,7 @@ class SmoothSums final : public PairwiseSums<T> {
     executor_.for_each(2, [&](int64_t direction) {
       ScanPass pass;
       pass.is_anchor = plan.is_anchor;
-      pass.gaps = plan.gaps;
-      pass.decays = plan.decays;
+      pass.scale = spec_.params.scale;
       pass.count = anchors_.count + items;
       pass.sources = sources;
       pass.targets = pass.count - sources;
@@ -240,7 +239,7 @@ class SmoothSums final : public PairwiseSums<T> {
       pass.descending = direction == 1;
       pass.values = values == nullptr ? nullptr : values[direction];
       pass.slopes = slopes[direction];
-      kernels<T>().smooth_scan(pass, sorted);
+      kernels<T>().smooth_scan(pass, static_cast<const T*>(plan.scores), sorted);
     });
   }
 

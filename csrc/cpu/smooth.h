@@ -15,17 +15,25 @@ struct SmoothPlan {
   const int32_t* anchor_slots = nullptr;  // kScattered: [P], [M], places among them
   const int32_t* item_slots = nullptr;
   // kScan
-  const uint8_t* is_anchor = nullptr;      // of the sorted scores
+  const uint32_t* order = nullptr;         // [P + M], anchors and then items, by ascending score
+  const void* scores = nullptr;            // [P + M] T, sorted
+  const uint8_t* is_anchor = nullptr;      // [P + M]
   const uint32_t* anchor_order = nullptr;  // [P], [M], ascending
   const uint32_t* item_order = nullptr;
-  const double* gaps = nullptr;
-  const double* decays = nullptr;
 };
 
-// The cheapest way, unless spec.way names one; its plan, in the scratch.
+// Whether rows of so many scores are worth keeping their order for the columns.
+inline bool keeps_order(const PairwiseSpec& spec, int64_t anchors, int64_t items) {
+  constexpr int64_t kMany = 2048;
+  return has_smooth(spec.surrogate) && spec.algorithm != Algorithm::kDirect &&
+         anchors + items >= kMany;
+}
+
+// The cheapest way, unless spec.way names one; its plan, in the scratch. With the order of an
+// earlier plan for the same scores (null: none), which was for the scan, it is for the scan.
 template <class T>
 const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
-                                   const Items<T>& items, Scratch& scratch,
-                                   const Executor& executor);
+                                   const Items<T>& items, const uint32_t* order,
+                                   Scratch& scratch, const Executor& executor);
 
 }  // namespace xrisk::cpu

@@ -38,9 +38,8 @@ struct SmoothTranslation {
 // One direction of the exponential scan over the sorted scores (cpu/scan_inl.h).
 struct ScanPass {
   const uint8_t* is_anchor = nullptr;  // [count], of the sorted scores
-  const double* gaps = nullptr;        // [count] scale * (score - the one before)
-  const double* decays = nullptr;      // exp(-gap)
   int64_t count = 0;
+  double scale = 1.0;
   int64_t sources = 0, targets = 0;  // count in all
   bool to_anchors = true;            // else to the items
   bool logistic = true;              // else sigmoid

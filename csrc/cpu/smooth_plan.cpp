@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "core/sort_key.h"
@@ -157,9 +158,10 @@ class Scatter {
   const Executor& executor_;
 };
 
+// Ascending numbers of the scores, anchors first.
 template <class T>
-void make_order(SmoothPlan& plan, double scale, Anchors<T> anchors, const Items<T>& items,
-                Scratch& scratch, const Executor& executor) {
+const uint32_t* sorted_order(Anchors<T> anchors, const Items<T>& items, Scratch& scratch,
+                             const Executor& executor) {
   using Key = decltype(sort_key(T{}));
   const int64_t count = anchors.count + items.count;
   auto* records = scratch.allocate<SortRecord<Key>>(count);
@@ -170,46 +172,68 @@ void make_order(SmoothPlan& plan, double scale, Anchors<T> anchors, const Items<
     }
   });
   const auto* sorted = radix_sort(records, count, scratch, executor);
+  uint32_t* order = scratch.allocate<uint32_t>(count);
+  executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) order[r] = sorted[r].payload;
+  });
+  return order;
+}
+
+template <class T>
+void plan_scan(SmoothPlan& plan, Anchors<T> anchors, const Items<T>& items, const uint32_t* order,
+               Scratch& scratch, const Executor& executor) {
+  const int64_t count = anchors.count + items.count;
+  const uint32_t first_item = static_cast<uint32_t>(anchors.count);
+  if (order == nullptr) order = sorted_order(anchors, items, scratch, executor);
   uint8_t* is_anchor = scratch.allocate<uint8_t>(count);
+  T* scores = scratch.allocate<T>(count);
+  std::vector<int64_t> anchors_below(static_cast<size_t>((count + kGrain - 1) / kGrain));
+  executor.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    int64_t found = 0;
+    for (int64_t r = begin; r < end; ++r) {
+      const uint32_t number = order[r];
+      const bool is = number < first_item;
+      scores[r] = *(is ? anchors.scores + number : items.scores + (number - first_item));
+      is_anchor[r] = is;
+      found += is;
+    }
+    anchors_below[static_cast<size_t>(chunk)] = found;
+  });
+  int64_t total = 0;
+  for (int64_t& found : anchors_below) total += std::exchange(found, total);
   uint32_t* anchor_order = scratch.allocate<uint32_t>(anchors.count);
   uint32_t* item_order = scratch.allocate<uint32_t>(items.count);
-  double* gaps = scratch.allocate<double>(count);
-  double* decays = scratch.allocate<double>(count);
-  executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+  executor.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    uint32_t* anchor = anchor_order + anchors_below[static_cast<size_t>(chunk)];
+    uint32_t* item = item_order + (begin - anchors_below[static_cast<size_t>(chunk)]);
     for (int64_t r = begin; r < end; ++r) {
-      const double score = static_cast<double>(score_of_key(sorted[r].key));
-      const double below = r == 0 ? score : static_cast<double>(score_of_key(sorted[r - 1].key));
-      is_anchor[r] = sorted[r].payload < static_cast<uint32_t>(anchors.count);
-      gaps[r] = scale * (score - below);
+      const bool is = is_anchor[r] != 0;
+      uint32_t* place = is ? anchor : item;  // a choice, not a branch: they come in any order
+      *place = order[r] - (is ? 0 : first_item);
+      anchor += is;
+      item += !is;
     }
-    kernels<double>().scaled_exponentials(gaps + begin, end - begin, -1.0, 0.0, 1.0,
-                                          decays + begin);
   });
-  int64_t anchor = 0, item = 0;
-  for (int64_t r = 0; r < count; ++r) {
-    const uint32_t number = sorted[r].payload;
-    if (is_anchor[r] != 0) {
-      anchor_order[anchor++] = number;
-    } else {
-      item_order[item++] = number - static_cast<uint32_t>(anchors.count);
-    }
-  }
   plan.way = SmoothWay::kScan;
+  plan.order = order;
   plan.is_anchor = is_anchor;
   plan.anchor_order = anchor_order;
   plan.item_order = item_order;
-  plan.gaps = gaps;
-  plan.decays = decays;
+  plan.scores = scores;
 }
 
 }  // namespace
 
 template <class T>
 const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
-                                   const Items<T>& items, Scratch& scratch,
+                                   const Items<T>& items, const uint32_t* order, Scratch& scratch,
                                    const Executor& executor) {
   SmoothPlan& plan = *new (scratch.allocate<SmoothPlan>(1)) SmoothPlan();
   const double scale = spec.params.scale;
+  if (order != nullptr) {
+    plan_scan(plan, anchors, items, order, scratch, executor);
+    return &plan;
+  }
   const double p = static_cast<double>(anchors.count), m = static_cast<double>(items.count);
   const double n = p + m;
   double range[2] = {INFINITY, -INFINITY};
@@ -260,13 +284,15 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
       plan.way = SmoothWay::kScan;
     }
   }
-  if (plan.way == SmoothWay::kScan) make_order(plan, scale, anchors, items, scratch, executor);
+  if (plan.way == SmoothWay::kScan) {
+    plan_scan(plan, anchors, items, nullptr, scratch, executor);
+  }
   return &plan;
 }
 
 #define XRISK_INSTANTIATE(T)                                                                    \
   template const SmoothPlan* make_smooth_plan(const PairwiseSpec&, Anchors<T>, const Items<T>&, \
-                                              Scratch&, const Executor&);
+                                              const uint32_t*, Scratch&, const Executor&);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)
 #undef XRISK_INSTANTIATE

@@ -87,7 +87,7 @@ auto columns_kernels(Algorithm algorithm) {
   }
 }
 
-std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
     const at::Tensor& anchors, const at::Tensor& items,
     const std::optional<at::Tensor>& item_weights, const at::Tensor& scale, double margin,
     int64_t surrogate, int64_t algorithm) {
@@ -111,13 +111,15 @@ std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows_cuda(
       C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
     });
   }
-  return {sums.to(pairs.type), slopes.to(pairs.type)};
+  const at::Tensor no_order = at::empty({0}, pairs.anchors.options().dtype(at::kInt));
+  return {sums.to(pairs.type), slopes.to(pairs.type), no_order};
 }
 
 at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tensor& items,
                                       const std::optional<at::Tensor>& item_weights,
-                                      const at::Tensor& anchor_weights, const at::Tensor& scale,
-                                      double margin, int64_t surrogate, int64_t algorithm) {
+                                      const at::Tensor& anchor_weights, const at::Tensor& order,
+                                      const at::Tensor& scale, double margin, int64_t surrogate,
+                                      int64_t algorithm) {
   constexpr const char* kOp = "pairwise_sums_columns";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(anchors.device());
@@ -126,6 +128,8 @@ at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tenso
   const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
   const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
   check_device(anchor_weights, anchors, kOp, "anchor_weights");
+  TORCH_CHECK_VALUE(order.numel() == 0, kOp, ": no order is kept on CUDA, got shape ",
+                    order.sizes());
   TORCH_CHECK_VALUE(anchor_weights.numel() == pairs.channels * pairs.anchors.numel(), kOp,
                     ": expected anchor_weights of ", pairs.channels * pairs.anchors.numel(),
                     " entries, got shape ", anchor_weights.sizes());

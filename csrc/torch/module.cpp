@@ -22,13 +22,15 @@
 #endif
 
 TORCH_LIBRARY(xrisk_ext, m) {
-  // P1: sums_ci = sum_j w_cj phi(items_j - anchors_i) and the same with the slope phi'.
+  // P1: sums_ci = sum_j w_cj phi(items_j - anchors_i) and the same with the slope phi'. The rows
+  // may leave the order of the scores for the columns.
   m.def(
       "pairwise_sums_rows(Tensor anchors, Tensor items, Tensor? item_weights, Tensor scale, "
-      "float margin, int surrogate, int algorithm) -> (Tensor sums, Tensor slopes)");
+      "float margin, int surrogate, int algorithm) -> (Tensor sums, Tensor slopes, Tensor order)");
   m.def(
       "pairwise_sums_columns(Tensor anchors, Tensor items, Tensor? item_weights, "
-      "Tensor anchor_weights, Tensor scale, float margin, int surrogate, int algorithm) -> Tensor");
+      "Tensor anchor_weights, Tensor order, Tensor scale, float margin, int surrogate, "
+      "int algorithm) -> Tensor");
   m.def(
       "pairwise_log_sums_rows(Tensor anchors, Tensor items, Tensor? item_weights, Tensor scale, "
       "Tensor temperature, float margin, int surrogate, int algorithm) -> (Tensor log_sums, "

@@ -10,16 +10,16 @@
 
 namespace xrisk {
 
-std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(const at::Tensor& anchors,
-                                                      const at::Tensor& items,
-                                                      const std::optional<at::Tensor>& item_weights,
-                                                      const at::Tensor& scale, double margin,
-                                                      int64_t surrogate, int64_t algorithm);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_sums_rows(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale, double margin,
+    int64_t surrogate, int64_t algorithm);
 
 at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
                                  const std::optional<at::Tensor>& item_weights,
-                                 const at::Tensor& anchor_weights, const at::Tensor& scale,
-                                 double margin, int64_t surrogate, int64_t algorithm);
+                                 const at::Tensor& anchor_weights, const at::Tensor& order,
+                                 const at::Tensor& scale, double margin, int64_t surrogate,
+                                 int64_t algorithm);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
     const at::Tensor& anchors, const at::Tensor& items,

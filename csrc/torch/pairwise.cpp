@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpu/log_sums.h"
+#include "cpu/smooth.h"
 #include "torch/contrastive_ops.h"
 #include "torch/info_nce_ops.h"
 #include "torch/ops.h"
@@ -53,21 +54,52 @@ void widen_if_needed(Pairs& pairs, const cpu::PairwiseSpec& spec) {
   if (pairs.weights.defined()) pairs.weights = pairs.weights.to(at::kDouble);
 }
 
+// Room for the order that the rows may find: unless they do, its first entry is -1. Its size
+// follows from the arguments' sizes alone.
+at::Tensor empty_order(const cpu::PairwiseSpec& spec, const Pairs& pairs) {
+  const int64_t p = pairs.anchors.numel(), m = pairs.items.numel();
+  const int64_t size = cpu::keeps_order(spec, p, m) ? p + m : 0;
+  at::Tensor order = at::empty({size}, pairs.anchors.options().dtype(at::kInt));
+  if (size > 0) *order.mutable_data_ptr<int32_t>() = -1;
+  return order;
+}
+
+// Null: none was found. The numbers are places in memory, so they are looked at.
+const uint32_t* checked_order(const char* op, const Pairs& pairs, const at::Tensor& order) {
+  if (order.numel() == 0) return nullptr;
+  const int64_t p = pairs.anchors.numel(), m = pairs.items.numel();
+  TORCH_CHECK_VALUE(order.numel() == p + m && order.is_contiguous() && order.device().is_cpu() &&
+                        order.scalar_type() == at::kInt,
+                    op, ": expected the order that pairwise_sums_rows returned, got shape ",
+                    order.sizes());
+  const auto* numbers = reinterpret_cast<const uint32_t*>(order.const_data_ptr<int32_t>());
+  if (numbers[0] == UINT32_MAX) return nullptr;
+  const auto first_item = static_cast<uint32_t>(p), end = static_cast<uint32_t>(p + m);
+  int64_t anchors = 0, outside = 0;
+  for (int64_t k = 0; k < p + m; ++k) {
+    anchors += numbers[k] < first_item;
+    outside += numbers[k] >= end;
+  }
+  TORCH_CHECK_VALUE(anchors == p && outside == 0, op,
+                    ": expected the order that pairwise_sums_rows returned");
+  return numbers;
+}
+
 at::Tensor doubles(const at::Tensor& t) { return contiguous_as(t, at::kDouble); }
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(const at::Tensor& anchors,
-                                                      const at::Tensor& items,
-                                                      const std::optional<at::Tensor>& item_weights,
-                                                      const at::Tensor& scale, double margin,
-                                                      int64_t surrogate, int64_t algorithm) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_sums_rows(
+    const at::Tensor& anchors, const at::Tensor& items,
+    const std::optional<at::Tensor>& item_weights, const at::Tensor& scale, double margin,
+    int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_sums";
   const NoAutocast no_autocast;
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
   cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
   at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
-  if (sums.numel() == 0) return {sums.to(pairs.type), slopes.to(pairs.type)};
+  at::Tensor order = empty_order(spec, pairs);
+  if (sums.numel() == 0) return {sums.to(pairs.type), slopes.to(pairs.type), order};
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
     const AtenExecutor executor;
@@ -77,14 +109,18 @@ std::tuple<at::Tensor, at::Tensor> pairwise_sums_rows(const at::Tensor& anchors,
     cpu::ItemPass<T> pass{items_of<T>(pairs)};
     cpu::make_pairwise_sums(spec, x, scratch, executor)
         ->rows(pass, sums.mutable_data_ptr<double>(), slopes.mutable_data_ptr<double>());
+    if (order.numel() > 0 && pass.plan != nullptr && pass.plan->order != nullptr) {
+      std::copy_n(pass.plan->order, order.numel(), order.mutable_data_ptr<int32_t>());
+    }
   });
-  return {sums.to(pairs.type), slopes.to(pairs.type)};
+  return {sums.to(pairs.type), slopes.to(pairs.type), order};
 }
 
 at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
                                  const std::optional<at::Tensor>& item_weights,
-                                 const at::Tensor& anchor_weights, const at::Tensor& scale,
-                                 double margin, int64_t surrogate, int64_t algorithm) {
+                                 const at::Tensor& anchor_weights, const at::Tensor& order,
+                                 const at::Tensor& scale, double margin, int64_t surrogate,
+                                 int64_t algorithm) {
   constexpr const char* kOp = "pairwise_sums_columns";
   const NoAutocast no_autocast;
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
@@ -96,6 +132,7 @@ at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& it
   if (out.numel() == 0) return out;
   if (anchor_weights.numel() == 0) return out.zero_();
   const at::Tensor weights = doubles(anchor_weights);
+  const uint32_t* known = checked_order(kOp, pairs, order);
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
     const AtenExecutor executor;
@@ -103,6 +140,7 @@ at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& it
     spec.algorithm = algorithm_for<T>(spec, pairs, executor);
     const cpu::Anchors<T> x{pairs.anchors.const_data_ptr<T>(), pairs.anchors.numel()};
     cpu::ItemPass<T> pass{items_of<T>(pairs)};
+    pass.order = known;
     cpu::make_pairwise_sums(spec, x, scratch, executor)
         ->columns(pass, weights.const_data_ptr<double>(), out.mutable_data_ptr<T>());
   });

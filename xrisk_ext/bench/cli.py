@@ -6,6 +6,7 @@ every time, peak memory, and the fraction of what the machine can do at most.
   bench                                   all races; writes cpu.json and cpu.png
   bench --quick                           a few cases, short races: noisy, printed only
   bench --op average_precision --peer libauc --peer eager --case B=4096
+  bench --op ndcg --name cpu --add        these races anew, the others of cpu.json as they were
   bench --from cpu.json                   print an earlier run again
   bench --compare OLD.json NEW.json       exit status 1 on a regression
 """
@@ -55,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         help="of the results; default: the device. Part of the races is not recorded "
         "unless --name or --output is given",
     )
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="keep the races of the earlier results of that name that were not run again; they "
+        "must be of this machine and these versions",
+    )
     parser.add_argument("--from", dest="source", type=Path, help="a recorded or pytest JSON")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"))
     parser.add_argument(
@@ -70,6 +77,18 @@ def _bench(options: argparse.Namespace) -> int:
     selection = Selection(
         options.op, options.case, options.peer, options.quick, options.race_seconds, options.device
     )
+    whole = selection.everything and not options.source
+    root = record.checkout()
+    folder = options.output or (root / "benchmarks" / "results" if root else Path())
+    earlier = None
+    if options.add:
+        path = folder / f"{options.name or options.device}.json"
+        if not path.exists():
+            return _fail(f"--add: {path} not found")
+        earlier = record.load(path)
+        complaint = record.why_not_added_to(earlier)
+        if complaint:
+            return _fail(f"--add: {complaint}")
     status = 0
     if options.source:
         found = record.load(options.source)
@@ -88,10 +107,9 @@ def _bench(options: argparse.Namespace) -> int:
         found, status = record.run(selection)
     print(tables.render(found))
 
-    whole = selection.everything and not options.source
-    if options.name or options.output or whole:
-        root = record.checkout()
-        folder = options.output or (root / "benchmarks" / "results" if root else Path())
+    if earlier:
+        found = record.add(earlier, found)
+    if options.name or options.output or options.add or whole:
         name = options.name or found.get("name") or options.device
         print("wrote", *record.publish(found, name, folder))
     return status

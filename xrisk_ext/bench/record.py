@@ -72,6 +72,23 @@ def load(source: Path) -> dict[str, Any]:
     }
 
 
+def why_not_added_to(earlier: dict[str, Any]) -> str | None:
+    """Ratios of two machines, or of two versions of a peer, do not belong in one table."""
+    here = machine.describe()
+    for what in ("cpu", "torch_simd", "gpu", "versions"):
+        was = earlier["machine"].get(what)
+        if was != here[what]:
+            return f"{what} was {was}, is {here[what]}: run all races"
+    return None
+
+
+def add(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """The later record and, at their old places, the races of the earlier that it lacks."""
+    fresh = {(race["work"], race["case"]): race for race in later["races"]}
+    races = [fresh.pop((race["work"], race["case"]), race) for race in earlier["races"]]
+    return later | {"races": [*races, *fresh.values()]}
+
+
 def publish(record: dict[str, Any], name: str, folder: Path) -> list[Path]:
     """Write JSON and plot; refresh the README if this is the checkout's published record."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,11 @@ from xrisk_ext.ops.surrogates import (
     surrogate_number,
 )
 
+# Where pairwise_sums_rows has room for an order (cpu/smooth.h).
+_SMOOTH = (surrogate_number("logistic"), surrogate_number("sigmoid"))
+_DIRECT = algorithm_number("direct")
+_ORDERED_FROM = 2048
+
 
 class _PairwiseSums(torch.autograd.Function):
     @staticmethod
@@ -30,16 +35,16 @@ class _PairwiseSums(torch.autograd.Function):
         surrogate: int,
         algorithm: int,
     ) -> Tensor:
-        sums, slopes = torch.ops.xrisk_ext.pairwise_sums_rows(
+        sums, slopes, order = torch.ops.xrisk_ext.pairwise_sums_rows(
             anchors, items, item_weights, scale, margin, surrogate, algorithm
         )
-        ctx.save_for_backward(anchors, items, item_weights, scale, slopes)
+        ctx.save_for_backward(anchors, items, item_weights, scale, slopes, order)
         ctx.options = (margin, surrogate, algorithm)
         return sums  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, items, item_weights, scale, slopes = ctx.saved_tensors
+        anchors, items, item_weights, scale, slopes, order = ctx.saved_tensors
         grad_anchors = grad_items = None
         with torch.no_grad():
             if ctx.needs_input_grad[0]:
@@ -49,7 +54,7 @@ class _PairwiseSums(torch.autograd.Function):
                 grad_anchors = grad_anchors.to(anchors.dtype)
             if ctx.needs_input_grad[1]:
                 grad_items = torch.ops.xrisk_ext.pairwise_sums_columns(
-                    anchors, items, item_weights, upstream, scale, *ctx.options
+                    anchors, items, item_weights, upstream, order, scale, *ctx.options
                 ).to(items.dtype)
         return *guard_second_derivative(grad_anchors, grad_items), None, None, None, None, None
 
@@ -234,12 +239,16 @@ def _(
     margin: float,
     surrogate: int,
     algorithm: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = list(anchors.shape)
     if item_weights is not None and item_weights.dim() == 2:
         shape = [item_weights.shape[0], *shape]
     sums = anchors.new_empty(shape, dtype=_accumulation(anchors, items))
-    return sums, torch.empty_like(sums)
+    kept = 0
+    if anchors.device.type == "cpu" and surrogate in _SMOOTH and algorithm != _DIRECT:
+        count = anchors.shape[0] + items.shape[0]
+        kept = count if count >= _ORDERED_FROM else 0
+    return sums, torch.empty_like(sums), anchors.new_empty(kept, dtype=torch.int32)
 
 
 @torch.library.register_fake("xrisk_ext::pairwise_sums_columns")
@@ -248,6 +257,7 @@ def _(
     items: Tensor,
     item_weights: Tensor | None,
     anchor_weights: Tensor,
+    order: Tensor,
     scale: Tensor,
     margin: float,
     surrogate: int,
