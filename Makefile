@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# On CI byte code is made when something is first imported: most of what torch brings never is.
+INSTALL := $(BIN)/pip install -q $(if $(CI),--no-compile)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The pinned torch is a CPU build; `make gpu-check` builds with CUDA.
@@ -14,37 +16,40 @@ endif
 SOURCES := $(shell find csrc/core csrc/cpu csrc/torch -name '*.cpp' -o -name '*.h') setup.py csrc/sources.txt
 # What the extension's build left: the C++ tests are linked with the kernels that are shipped.
 OBJECTS := -DXRISK_OBJECTS=$(CURDIR)/build/objects
-JOBS := $(shell nproc)
+# How many tests run at a time; builds follow MAX_JOBS and CMAKE_BUILD_PARALLEL_LEVEL.
+export JOBS ?= $(shell nproc)
 STAMP_TORCH := $(VENV)/.torch
 STAMP_DEMO := $(VENV)/.demo
 STAMP_DEV := $(VENV)/.dev
 STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
-.PHONY: setup build demo test test-cpp test-simt test-python test-long test-sanitize test-threads \
+.PHONY: setup build demo test test-cpp test-simt test-nvcc test-python test-long test-sanitize test-threads \
   test-valgrind test-wheel bench gpu-check docs lint format clean wheel
 
-setup: $(STAMP_DEV)
+setup: $(STAMP_DEV) $(STAMP_DOCS)
 
 build: $(STAMP_BUILD)
 
 demo: $(STAMP_BUILD) $(STAMP_DEMO)
 	$(BIN)/python -m xrisk_ext demo --output demo.png
 
-test: test-cpp test-python
+test: test-cpp test-simt test-nvcc test-python
 
-# The kernels' C++ tests, without torch, on the objects of the extension; then the CUDA kernels, run
-# on the host and, where nvcc is there, compiled.
+# The kernels' C++ tests, without torch, on the objects of the extension.
 test-cpp: $(STAMP_BUILD) $(STAMP_DEV)
 	cmake --preset default $(OBJECTS) $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	ctest --preset default -j $(JOBS)
-	$(MAKE) test-simt
+
+# Where nvcc is there: whether all CUDA code compiles, and the ops on it. (The preset nvcc optimizes.)
+test-nvcc: $(STAMP_DEV)
 	@if command -v nvcc > /dev/null; then \
-	  cmake --preset nvcc && cmake --build --preset nvcc; \
+	  cmake --preset nvcc-quick && cmake --build --preset nvcc-quick; \
 	else \
 	  echo "nvcc not found: csrc/core and csrc/cuda were NOT compiled with nvcc"; \
 	fi
+	.ci/cuda_layer
 
 # The CUDA kernels on the host, under several schedules: with sanitizers, then with the race detector.
 # Needs the headers of the CUDA toolkit; without them it skips, or fails if XRISK_REQUIRE_SIMT=1.
@@ -57,8 +62,7 @@ test-simt: $(STAMP_DEV)
 	done
 
 test-python: $(STAMP_BUILD) $(STAMP_DEV)
-	.ci/cuda_layer
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n $(patsubst 1,0,$(JOBS)) --dist worksteal
 
 # AddressSanitizer and UBSan: the C++ tests, and the extension under the Python tests.
 test-sanitize: $(STAMP_DEV)
@@ -118,21 +122,21 @@ clean:
 $(STAMP_TORCH): requirements/build.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -r requirements/build.txt
+	$(INSTALL) -r requirements/build.txt
 	touch $@
 
 # LibAUC asks for packages that its losses do not need, hence --no-deps.
 $(STAMP_DEMO): requirements/demo.txt requirements/peers.txt $(STAMP_TORCH)
-	$(BIN)/pip install -q -r requirements/demo.txt
-	$(BIN)/pip install -q --no-deps -r requirements/peers.txt
+	$(INSTALL) -r requirements/demo.txt
+	$(INSTALL) --no-deps -r requirements/peers.txt
 	touch $@
 
 $(STAMP_DEV): requirements/dev.txt $(STAMP_DEMO)
-	$(BIN)/pip install -q -r requirements/dev.txt
+	$(INSTALL) -r requirements/dev.txt
 	touch $@
 
 $(STAMP_DOCS): requirements/docs.txt $(STAMP_TORCH)
-	$(BIN)/pip install -q -r requirements/docs.txt
+	$(INSTALL) -r requirements/docs.txt
 	touch $@
 
 $(STAMP_BUILD): $(SOURCES) pyproject.toml $(STAMP_TORCH)

@@ -11,7 +11,7 @@ namespace {
 // Best first.
 const KernelTable* find(const char* name) {
   const bool any = std::strcmp(name, "auto") == 0;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(XRISK_BASELINE_ONLY)
   __builtin_cpu_init();
   if ((any || std::strcmp(name, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

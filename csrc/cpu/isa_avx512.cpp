@@ -1,5 +1,5 @@
 // The kernels for x86-64 with AVX-512 (F, BW, DQ, VL).
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(XRISK_BASELINE_ONLY)
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -17,4 +17,4 @@
 #include "cpu/kernels_inl.h"
 
 #include "cpu/isa_end.h"
-#endif  // __x86_64__
+#endif

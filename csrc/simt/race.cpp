@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <memory>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -31,10 +32,16 @@ struct Access {
   void* pc;
 };
 
-// For each of four neighbouring bytes the last write and the last reads by two threads.
+// What happened to a byte: the last write, and the last reads by two threads.
+struct History {
+  Access write;
+  Access read[2];
+};
+
+// Four neighbouring bytes: of one history until something touches but a part of them.
 struct Cell {
-  Access write[4];
-  Access read[4][2];
+  History whole;
+  std::unique_ptr<std::array<History, 4>> bytes;
 };
 
 // By block: the phases (counted by its barriers) before which everything it did is known.
@@ -42,7 +49,15 @@ using Knowledge = std::unordered_map<uint64_t, uint32_t>;
 
 constexpr size_t kMostReports = 8;
 
-std::unordered_map<uintptr_t, Cell> cells;
+// The cells of what was touched, 256 bytes at a time, and which of them were used last.
+using Page = std::array<Cell, 64>;
+struct PageAt {
+  uintptr_t number;
+  Page* page;
+};
+std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
+std::array<PageAt, 64> recent;
+
 std::unordered_set<uint64_t> reported;
 std::vector<std::string> reports;
 
@@ -55,6 +70,17 @@ std::vector<Knowledge> known_to_thread;
 Knowledge known_to_block;
 // by address of the atomic
 std::unordered_map<uintptr_t, Knowledge> released;
+
+Cell& cell_at(uintptr_t p) {
+  const uintptr_t number = p / 256;
+  PageAt& at = recent[number % recent.size()];
+  if (at.page == nullptr || at.number != number) {
+    std::unique_ptr<Page>& page = pages[number];
+    if (page == nullptr) page = std::make_unique<Page>();
+    at = {number, page.get()};
+  }
+  return (*at.page)[p % 256 / 4];
+}
 
 void merge(Knowledge& into, const Knowledge& from) {
   for (const auto& [block, known] : from) into[block] = std::max(into[block], known);
@@ -143,6 +169,26 @@ void pass_knowledge(uintptr_t p) {
   merge(here, known_to_thread[me]);
 }
 
+// Compares an access with what was before it, and notes it. False if nothing was ever written
+// there.
+bool visit(History& before, const Access& me, bool write) {
+  const bool written = before.write.thread_plus_1 != 0;
+  if (!(before.write.atomic && me.atomic) && !ordered(before.write)) {
+    report_race(before.write, true, write, me.pc);
+  }
+  if (write) {
+    for (const Access& read : before.read) {
+      if (!(read.atomic && me.atomic) && !ordered(read)) report_race(read, false, true, me.pc);
+    }
+    before.write = me;
+  }
+  if (!write || me.atomic) {
+    if (before.read[0].thread_plus_1 != me.thread_plus_1) before.read[1] = before.read[0];
+    before.read[0] = me;
+  }
+  return written;
+}
+
 void on_access(const void* pointer, size_t bytes, bool write, bool atomic, void* pc) {
   if (machine.current == nullptr || is_private(pointer)) return;
   const auto begin = reinterpret_cast<uintptr_t>(pointer), end = begin + bytes;
@@ -150,23 +196,18 @@ void on_access(const void* pointer, size_t bytes, bool write, bool atomic, void*
   const Access me{
       thread.index + 1, clocks[thread.index][thread.lane], phase, atomic, machine.block_number, pc};
   bool anything_written = false;
-  for (uintptr_t p = begin; p < end; ++p) {
-    Cell& cell = cells[p & ~uintptr_t{3}];
-    Access& last_write = cell.write[p & 3];
-    auto& reads = cell.read[p & 3];
-    anything_written |= last_write.thread_plus_1 != 0;
-    if (!(last_write.atomic && atomic) && !ordered(last_write)) {
-      report_race(last_write, true, write, pc);
+  for (uintptr_t p = begin & ~uintptr_t{3}; p < end; p += 4) {
+    Cell& cell = cell_at(p);
+    if (cell.bytes == nullptr && p >= begin && p + 4 <= end) {
+      anything_written |= visit(cell.whole, me, write);
+      continue;
     }
-    if (write) {
-      for (const Access& read : reads) {
-        if (!(read.atomic && atomic) && !ordered(read)) report_race(read, false, true, pc);
-      }
-      last_write = me;
+    if (cell.bytes == nullptr) {
+      cell.bytes = std::make_unique<std::array<History, 4>>();
+      cell.bytes->fill(cell.whole);
     }
-    if (!write || atomic) {
-      if (reads[0].thread_plus_1 != me.thread_plus_1) reads[1] = reads[0];
-      reads[0] = me;
+    for (uintptr_t q = std::max(p, begin); q < std::min(p + 4, end); ++q) {
+      anything_written |= visit((*cell.bytes)[q - p], me, write);
     }
   }
   const bool reads_memory = !write || atomic;
@@ -179,7 +220,8 @@ void on_access(const void* pointer, size_t bytes, bool write, bool atomic, void*
 }
 
 void on_launch() {
-  cells.clear();
+  pages.clear();
+  recent = {};
   released.clear();
   reported.clear();
   reports.clear();
@@ -195,7 +237,7 @@ void on_finish() {
 
 void forget(const Poisoned& memory) {
   const auto begin = reinterpret_cast<uintptr_t>(memory.data());
-  for (uintptr_t p = begin & ~uintptr_t{3}; p < begin + memory.size(); p += 4) cells.erase(p);
+  for (uintptr_t p = begin & ~uintptr_t{3}; p < begin + memory.size(); p += 4) cell_at(p) = Cell{};
 }
 
 void on_block() {

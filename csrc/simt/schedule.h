@@ -28,10 +28,13 @@ inline void default_schedule() {
 }
 
 // What the race detector and the sanitizers find hardly depends on the schedule, and they are slow.
+// The sequential one is left out: what only its order would show, the race detector sees under any.
 #if defined(XRISK_SIMT_RACE) || defined(__SANITIZE_ADDRESS__)
 constexpr int kRandomSchedules = 1;
+constexpr bool kWithSequential = false;
 #else
 constexpr int kRandomSchedules = 4;
+constexpr bool kWithSequential = true;
 #endif
 
 // Calls f() under the sequential, the reverse and some random schedules.
@@ -39,8 +42,10 @@ template <class F>
 void for_each_schedule(F&& f, int random_schedules = kRandomSchedules) {
   const Order order = machine.order;
   const uint64_t seed = machine.seed;
-  set_schedule(Order::kSequential);
-  f();
+  if (kWithSequential) {
+    set_schedule(Order::kSequential);
+    f();
+  }
   set_schedule(Order::kReverse);
   f();
   for (int k = 1; k <= random_schedules; ++k) {

@@ -78,18 +78,20 @@ template <class T>
 void compare_exact(int64_t count, int kind, const cpu::Executor& executor) {
   std::mt19937_64 random(static_cast<uint64_t>(count * 16 + kind));
   const std::vector<T> x = make_row<T>(random, count, kind), sorted = descending(x);
-  for (const int64_t k : {int64_t{0}, int64_t{1}, count / 100, count / 2, count - 2, count - 1}) {
-    if (k < 0 || k >= count) continue;
-    const T got = cpu::kth_largest(x.data(), count, k, executor);
-    const T expected = sorted[static_cast<size_t>(k)];
-    const bool good = got == expected || (std::isnan(got) && std::isnan(expected));
-    if (!good) {
-      std::printf("n=%ld k=%ld kind=%d: %g, expected %g\n", count, k, kind, double(got),
-                  double(expected));
+  for_each_simd([&](const char* name) {
+    for (const int64_t k : {int64_t{0}, int64_t{1}, count / 100, count / 2, count - 2, count - 1}) {
+      if (k < 0 || k >= count) continue;
+      const T got = cpu::kth_largest(x.data(), count, k, executor);
+      const T expected = sorted[static_cast<size_t>(k)];
+      const bool good = got == expected || (std::isnan(got) && std::isnan(expected));
+      if (!good) {
+        std::printf("%s: n=%ld k=%ld kind=%d: %g, expected %g\n", name, count, k, kind, double(got),
+                    double(expected));
+      }
+      CHECK(good);
     }
-    CHECK(good);
-  }
-  CHECK(cpu::kth_largest(x.data(), count, count, executor) == -INFINITY);
+    CHECK(cpu::kth_largest(x.data(), count, count, executor) == -INFINITY);
+  });
 }
 
 // L' in long double.
@@ -116,15 +118,17 @@ void compare_smooth(int64_t count, double centre, double spread, int64_t k, doub
     for (T& value : w) value = std::fabs(value);
   }
   const SmoothTopK problem{(static_cast<double>(k) + 0.5) / static_cast<double>(count), tau1, 1e-4};
-  double curvature = 0;
-  const double root = cpu::smooth_threshold(x.data(), w.empty() ? nullptr : w.data(), count,
-                                            problem, &curvature, executor);
-  const double error = (sizeof(T) == 4 ? 6e-7 : 1e-12) * (std::fabs(root) + 1);
-  CHECK(slow_derivative(x, w, problem, root - error) < 0);
-  CHECK(slow_derivative(x, w, problem, root + error) > 0);
-  const auto here =
-      cpu::soft_derivatives(x.data(), w.empty() ? nullptr : w.data(), count, problem, root);
-  CHECK(close(curvature, here.curvature, sizeof(T) == 4 ? 1e-5 : 1e-12, here.curvature));
+  for_each_simd([&](const char*) {
+    double curvature = 0;
+    const double root = cpu::smooth_threshold(x.data(), w.empty() ? nullptr : w.data(), count,
+                                              problem, &curvature, executor);
+    const double error = (sizeof(T) == 4 ? 6e-7 : 1e-12) * (std::fabs(root) + 1);
+    CHECK(slow_derivative(x, w, problem, root - error) < 0);
+    CHECK(slow_derivative(x, w, problem, root + error) > 0);
+    const auto here =
+        cpu::soft_derivatives(x.data(), w.empty() ? nullptr : w.data(), count, problem, root);
+    CHECK(close(curvature, here.curvature, sizeof(T) == 4 ? 1e-5 : 1e-12, here.curvature));
+  });
 }
 
 template <class T>
@@ -189,15 +193,13 @@ void test_all() {
   }
   compare_smooth<T>(longest, 0.0, 1.0, longest / 100, 0.01, false, threads);
   compare_smooth<T>(longest, -4.0, 3.0, 0, 0.01, false, threads);
-  compare_rows<T>();
+  for_each_simd([](const char*) { compare_rows<T>(); });
 }
 
 }  // namespace
 
 int main() {
-  for_each_simd([](const char*) {
-    test_all<float>();
-    test_all<double>();
-  });
+  test_all<float>();
+  test_all<double>();
   return report();
 }
