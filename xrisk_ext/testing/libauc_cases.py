@@ -128,7 +128,7 @@ NOT_RUNNING = {
     "pAUCLoss STACO": ("pAUCLoss(mode='STACO', data_len=...)", "a TypeError"),
     "top push": (
         "perf_at_top.Top_Push_Loss",
-        "not exported; of CUDA alone, and its forward reads an unset name",
+        "not exported; for CUDA alone, and its forward reads a name that is not set",
     ),
 }
 

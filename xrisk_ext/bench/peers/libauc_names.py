@@ -7,7 +7,6 @@ import copy
 import importlib
 import io
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -106,13 +105,8 @@ def _error(steps: _Steps) -> float:
     from xrisk_ext import libauc
 
     inputs = truth.on_cpu(steps.inputs)
-    inputs = inputs._replace(
-        **{
-            name: x.double().requires_grad_()
-            for name, x in (("first", inputs.first), ("second", inputs.second))
-            if x is not None
-        }
-    )
+    second = None if inputs.second is None else inputs.second.double().requires_grad_()
+    inputs = inputs._replace(first=inputs.first.double().requires_grad_(), second=second)
 
     def compute() -> list[Tensor | None]:
         with contextlib.redirect_stdout(io.StringIO()):
