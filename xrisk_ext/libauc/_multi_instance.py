@@ -49,7 +49,9 @@ class _Pooling(OnDevice, nn.Module):
         # The objective less its terms with alpha; zero, as they are, in a batch of one class.
         by_alpha = by_parameters[2]
         terms = half * (by_alpha + half)
-        total: Tensor = value - torch.where((by_alpha != 0) | (value.detach() != 0), terms, 0.0).sum()
+        total: Tensor = (
+            value - torch.where((by_alpha != 0) | (value.detach() != 0), terms, 0.0).sum()
+        )
         for part, slopes in parts:
             total = total + torch.dot(part.to(by_pooled.dtype), by_pooled * slopes)
         return total
