@@ -81,12 +81,24 @@ def _plain(a: Tensor, b: Tensor, inputs: BaselineInputs) -> Tensor:
 
 @peer(WORK, "eager", max_pairs=PAIRS_HELD)
 def eager(inputs: BaselineInputs) -> Contestant:
+    queue, slots = inputs.queue.clone(), torch.arange(len(inputs.view1))
+
+    def reset() -> None:
+        queue.copy_(inputs.queue)
+
     def call() -> None:
         _zero(inputs)
         a, b = F.normalize(inputs.view1, dim=1), F.normalize(inputs.view2, dim=1)
-        _plain(a, b, inputs).backward()
+        if not len(queue):
+            _plain(a, b, inputs).backward()
+            return
+        # As MoCo's code: the keys take the place of the oldest ones before the backward.
+        loss = _plain(a, b, inputs._replace(queue=queue.clone()))
+        queue[slots] = b.detach()
+        slots.add_(len(slots)).remainder_(len(queue))
+        loss.backward()
 
-    return Contestant("eager", call, error=lambda: _error(inputs))
+    return Contestant("eager", call, reset, lambda: _error(inputs))
 
 
 @peer(WORK, "metric_learning", max_pairs=PAIRS_HELD)
