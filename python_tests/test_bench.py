@@ -169,15 +169,17 @@ def test_a_selection() -> None:
 # --------------------------------------------------------------------------------------- records
 
 
-def test_the_recorded_results_render_as_the_readme_shows_them(tmp_path: Path) -> None:
-    found = record.load(RECORD)
-    readme = (ROOT / "README.md").read_text()
-    assert "== average_precision ==" in tables.render(found)
-    copy = tmp_path / "README.md"
-    start, end = readme.index(record.MARKER), readme.index(record.END_MARKER)
-    copy.write_text(readme[:start] + record.MARKER + "stale" + readme[end:])
-    record.refresh_readme(found, copy)
-    assert copy.read_text() == readme
+@pytest.mark.parametrize("name", record.PAGES)
+def test_the_recorded_results_render_as_their_page_shows_them(name: str, tmp_path: Path) -> None:
+    found = record.load(RECORD.with_name(f"{name}.json"))
+    page, works = record.PAGES[name]
+    text = (ROOT / page).read_text()
+    assert f"== {works[0]} ==" in tables.render(found)
+    copy = tmp_path / "page.md"
+    start, end = text.index(record.MARKER), text.index(record.END_MARKER)
+    copy.write_text(text[:start] + record.MARKER + "stale" + text[end:])
+    record.refresh_page(found, copy, works)
+    assert copy.read_text() == text
 
 
 @pytest.mark.parametrize("case", [SortCase(50), MetricCase("auroc", size=50)])

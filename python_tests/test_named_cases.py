@@ -14,6 +14,7 @@ SMALL = [
     for case in cases.CASES
     if case.pairs <= 100_000
     or (case.work != "pairwise_sums" and case.notes.get("batch", 0) == 4096)
+    if case.work != "libauc" or case.batch == 256
     if case.notes.get("rows", 0) <= 10_000
     if case.notes.get("size", 0) <= 1_100_000
 ]

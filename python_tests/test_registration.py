@@ -135,11 +135,12 @@ def _contrastive_log_sums_gradients() -> list[Arguments]:
 def _info_nce_step() -> list[Arguments]:
     a, b = randn(4, 3, seed=1), randn(4, 3, seed=2)
     return [
-        (a, b, _scalar(0.5), None, False, False, True, True),
-        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), False, False, True, True),
-        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, True, False, False, True),
-        (a, b, _scalar(0.5), None, False, True, True, False),
-        (a[:1], b[:1], _scalar(0.5), None, True, False, True, True),
+        (a, b, _scalar(0.5), None, None, False, False, True, True),
+        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), None, False, False, True, True),
+        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, None, True, False, False, True),
+        (a, b, _scalar(0.5), None, None, False, True, True, False),
+        (a, b, _scalar(0.5), None, torch.tensor([2, 0, 2, 2]), False, False, True, True),
+        (a[:1], b[:1], _scalar(0.5), None, None, True, False, True, True),
     ]
 
 

@@ -237,12 +237,16 @@ class Step {
     result.value *= share_;
     result.temperature_slope *= share_;
     if (call_.temperatures != nullptr && call_.write_state) step_temperatures();
-    if (call_.gradient == nullptr) return result;
+    if (call_.gradient == nullptr) {
+      if (call_.classes != nullptr) add_classes(result);
+      return result;
+    }
     const PairWeights<T> rows{inverses_, peaks, shifts, weights};
     const PairWeights<T> columns = rows.from(batch_);
     const int64_t half = batch_ * call_.width;
     blocks_->gradients(rows, call_.bimodal ? &columns : nullptr, call_.gradient,
                        call_.bimodal ? call_.gradient + half : nullptr);
+    if (call_.classes != nullptr) add_classes(result);
     // The positive pair balances the weights of the negatives, or has the weight of one view each.
     T* pulls = weights;
     for (int64_t i = 0; i < batch_; ++i) {
@@ -259,6 +263,57 @@ class Step {
       }
     });
     return result;
+  }
+
+  // What the mean over a class's other rows, taken for the positive, adds to the loss of the pair:
+  // with v = partner - (sum of the class - e) / (2 size - 1), the mean of <e, v> / tau over the 2B
+  // rows, whose slope by e is v / (B tau).
+  void add_classes(ContrastiveResult& result) {
+    const TileKernels<T>& kernels = tile_kernels<T>();
+    const int64_t width = call_.width;
+    T* sums = scratch_.allocate<T>(call_.class_count * width);
+    double* sizes = scratch_.allocate<double>(call_.class_count);
+    std::fill(sizes, sizes + call_.class_count, 0.0);
+    for (int64_t i = 0; i < batch_; ++i) sizes[call_.classes[i]] += 1.0;
+    constexpr int64_t kColumns = 64;
+    executor_.for_range(width, kColumns, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t c = 0; c < call_.class_count; ++c) {
+        std::fill(sums + c * width + begin, sums + c * width + end, T(0));
+      }
+      for (int64_t a = 0; a < anchors_; ++a) {
+        T* sum = sums + call_.classes[sample_of(a)] * width;
+        const T* e = call_.embeddings + a * width;
+        for (int64_t d = begin; d < end; ++d) sum[d] += e[d];
+      }
+    });
+    double* along = scratch_.allocate<double>(anchors_);
+    const double scale = 1.0 / (static_cast<double>(batch_) * call_.temperature);
+    executor_.for_range(anchors_, kRowGrain, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t a = begin; a < end; ++a) {
+        const int64_t c = call_.classes[sample_of(a)];
+        along[a] = 0.0;
+        if (sizes[c] == 1.0) continue;  // its pair it is
+        const T* e = call_.embeddings + a * width;
+        const T* sum = sums + c * width;
+        const double share = 1.0 / (2.0 * sizes[c] - 1.0);
+        double of_class, of_self;
+        kernels.dots(e, sum, 1, width, &of_class);
+        kernels.dots(e, e, 1, width, &of_self);
+        along[a] = positives_[sample_of(a)] - (of_class - of_self) * share;
+        if (call_.gradient == nullptr) continue;
+        const T* partner = call_.embeddings + (a < batch_ ? a + batch_ : a - batch_) * width;
+        T* out = call_.gradient + a * width;
+        const T factor = static_cast<T>(scale), part = static_cast<T>(share);
+        for (int64_t d = 0; d < width; ++d) {
+          out[d] += factor * (partner[d] - part * (sum[d] - e[d]));
+        }
+      }
+    });
+    double total = 0.0;
+    for (int64_t a = 0; a < anchors_; ++a) total += along[a];
+    total *= 0.5 * scale;
+    result.value += total;
+    result.temperature_slope -= total / call_.temperature;
   }
 
   // One step per sample; entries of one id read the same and write the same.

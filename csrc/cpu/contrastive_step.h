@@ -36,7 +36,11 @@ struct ContrastiveStep {
   double temperature = 0.1;
   ContrastiveOptions options;
   const InfoNce* info_nce = nullptr;  // this rule instead; no state
-  bool per_view = false;              // one modality: each view is divided by its own average
+  // Of the samples [B], each in [0, class_count), or null. One modality: all rows of a class are
+  // the positives of each other (SupCon), where otherwise a sample's two rows are.
+  const int64_t* classes = nullptr;
+  int64_t class_count = 0;
+  bool per_view = false;  // one modality: each view is divided by its own average
   bool relative = false;  // exponents are relative to the positive pair; always so if bimodal
   double eta = 0.0, beta = 0.0, lowest = 0.0, highest = 0.0;
   double second_beta = 0.0;  // > 0: Adam; momenta are [3 sides, rows]: first and second moments,

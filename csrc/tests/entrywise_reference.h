@@ -35,11 +35,14 @@ inline double plain_auc_margin(const PlainEntries& in, int64_t label, AucMargin 
     const double h = in.scores[k], w = in.weight(row, label);
     const double d = in.positive[k] ? h - a : h - b, sign = in.positive[k] ? -1.0 : 1.0;
     double share = in.positive[k] ? (1 - p) / (up + down) : p / (up + down);
-    if (kind == AucMargin::kV2) share = in.positive[k] ? 1 / up : 1 / down;
+    const bool over_all = kind == AucMargin::kV2OverAll;
+    if (kind == AucMargin::kV2 || over_all) share = in.positive[k] ? 1 / up : 1 / down;
     const double t = kind == AucMargin::kMinMax ? margin + alpha : alpha;
-    value += w * share * (d * d + sign * 2 * t * h);
+    const double of_gap = over_all && !in.positive[k] ? 1 / (up + down) : share;
+    value += w * (share * d * d + of_gap * sign * 2 * t * h);
   }
-  if (kind == AucMargin::kV2) return value + 2 * alpha * margin - alpha * alpha;
+  if (kind == AucMargin::kV2 || kind == AucMargin::kV2OverAll)
+    return value + 2 * alpha * margin - alpha * alpha;
   if (kind == AucMargin::kV1) value += 2 * alpha * p * (1 - p) * margin;
   return value - p * (1 - p) * alpha * alpha;
 }

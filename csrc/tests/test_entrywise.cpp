@@ -182,8 +182,10 @@ void test_type() {
     for (int64_t labels : {1, 3, 17}) {
       for (bool weighted : {false, true}) {
         if (batch > 100 && labels == 17) continue;
-        for (AucMargin kind : {AucMargin::kV2, AucMargin::kV1, AucMargin::kMinMax}) {
-          test_auc_margin<T>(batch, labels, weighted, kind, kind != AucMargin::kV2 && weighted);
+        for (AucMargin kind :
+             {AucMargin::kV2, AucMargin::kV1, AucMargin::kMinMax, AucMargin::kV2OverAll}) {
+          const bool has_prior = kind == AucMargin::kV1 || kind == AucMargin::kMinMax;
+          test_auc_margin<T>(batch, labels, weighted, kind, has_prior && weighted);
         }
         for (double focus : {0.0, 2.0}) test_cross_entropy<T>(batch, labels, weighted, focus);
       }

@@ -233,9 +233,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
     const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
-    const std::optional<at::Tensor>& alpha, bool bimodal, bool flat, bool normalize,
-    bool needs_gradient) {
+    const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
+    bool flat, bool normalize, bool needs_gradient) {
   constexpr const char* kOp = "info_nce_step";
+  TORCH_CHECK_VALUE(!labels.has_value(), kOp, ": expected labels on the CPU alone");
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
   const ContrastiveStepInputs inputs = check_contrastive_step(

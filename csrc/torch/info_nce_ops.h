@@ -3,18 +3,19 @@
 // Included by torch/pairwise.cpp only.
 #pragma once
 
+#include <ATen/ops/_unique.h>
+
 #include <cmath>
+#include <tuple>
 
 #include "torch/contrastive_ops.h"
 
 namespace xrisk {
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& view1,
-                                                             const at::Tensor& view2,
-                                                             const at::Tensor& temperature,
-                                                             const std::optional<at::Tensor>& alpha,
-                                                             bool bimodal, bool flat,
-                                                             bool normalize, bool needs_gradient) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(
+    const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
+    bool flat, bool normalize, bool needs_gradient) {
   constexpr const char* kOp = "info_nce_step";
   const NoAutocast no_autocast;
   const ContrastiveStepInputs inputs = check_contrastive_step(
@@ -26,6 +27,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
   TORCH_CHECK_VALUE(!alpha.has_value() || (equivalent > 0 && std::isfinite(equivalent)), kOp,
                     ": expected alpha > 0 and finite, got ", equivalent);
   loss.log_alpha = std::log(equivalent);
+  at::Tensor classes, distinct;
+  if (labels.has_value()) {
+    check_device(*labels, view1, kOp, "labels");
+    TORCH_CHECK_VALUE(labels->dim() == 1 && labels->numel() == inputs.batch && !bimodal, kOp,
+                      ": expected labels of shape [", inputs.batch, "] and one modality, got ",
+                      labels->sizes());
+    std::tie(distinct, classes) = at::_unique(*labels, /*sorted=*/true, /*return_inverse=*/true);
+  }
   const ContrastiveStepOutputs outputs(inputs, needs_gradient);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
@@ -34,6 +43,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
     call.normalize = normalize;
     call.temperature = tau;
     call.info_nce = &loss;
+    if (classes.defined()) {
+      call.classes = classes.const_data_ptr<int64_t>();
+      call.class_count = distinct.numel();
+    }
     call.per_view = true;
     call.relative = true;
     run_contrastive_step(call, inputs, outputs, AtenExecutor());
@@ -43,8 +56,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& v
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(
     const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
-    const std::optional<at::Tensor>& alpha, bool bimodal, bool flat, bool normalize,
-    bool needs_gradient) {
+    const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
+    bool flat, bool normalize, bool needs_gradient) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("xrisk_ext::info_nce_step", "")
                              .typed<decltype(info_nce_step)>();
@@ -52,7 +65,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(
   at::Tensor first, second;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = op.call(view1, view2, temperature, alpha, bimodal, flat, normalize, needs_gradient);
+    result =
+        op.call(view1, view2, temperature, alpha, labels, bimodal, flat, normalize, needs_gradient);
     if (!needs_gradient) return result;
     first = std::get<1>(result).select(0, 0);
     second = std::get<1>(result).select(0, 1);

@@ -111,10 +111,10 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "bool needs_gradient) -> "
       "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // The same without state: a cross entropy of each positive; alpha None is the number of
-  // negatives.
+  // negatives. labels [B]: all rows of a class are positives; on the CPU alone.
   m.def(
-      "info_nce_step(Tensor view1, Tensor view2, Tensor temperature, Tensor? alpha, bool bimodal, "
-      "bool flat, bool normalize, bool needs_gradient) -> "
+      "info_nce_step(Tensor view1, Tensor view2, Tensor temperature, Tensor? alpha, "
+      "Tensor? labels, bool bimodal, bool flat, bool normalize, bool needs_gradient) -> "
       "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");

@@ -51,13 +51,18 @@ inline EntryInputs check_entries(const char* op, const at::Tensor& scores, const
   return inputs;
 }
 
-// [.., L] numbers on the scores' device, as doubles.
-inline at::Tensor label_numbers(const char* op, const char* name, const at::Tensor& t,
+inline void check_label_numbers(const char* op, const char* name, const at::Tensor& t,
                                 const at::Tensor& scores, at::IntArrayRef shape) {
   check_floating(t, op, name);
   check_device(t, scores, op, name);
   TORCH_CHECK_VALUE(t.sizes() == shape, op, ": expected ", name, " of shape ", shape, ", got ",
                     t.sizes());
+}
+
+// [.., L] numbers on the scores' device, as doubles.
+inline at::Tensor label_numbers(const char* op, const char* name, const at::Tensor& t,
+                                const at::Tensor& scores, at::IntArrayRef shape) {
+  check_label_numbers(op, name, t, scores, shape);
   return contiguous_as(t, at::kDouble);
 }
 

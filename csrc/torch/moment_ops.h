@@ -23,6 +23,18 @@ cpu::LabelledEntries<T> entries_of(const EntryInputs& inputs) {
   return entries;
 }
 
+// label_numbers() of shape [L] into `to`: a tensor of doubles would take longer than the step.
+inline void copy_label_numbers(const char* op, const char* name, const at::Tensor& t,
+                               const at::Tensor& scores, double* to, int64_t count) {
+  if (t.scalar_type() == at::kFloat && t.is_contiguous()) {
+    check_label_numbers(op, name, t, scores, {count});
+    std::copy_n(t.const_data_ptr<float>(), count, to);
+    return;
+  }
+  const at::Tensor numbers = label_numbers(op, name, t, scores, {count});
+  std::copy_n(numbers.const_data_ptr<double>(), count, to);
+}
+
 // [] or [L] of the type computed in.
 template <class T>
 void store_values(const std::vector<double>& values, bool mean, at::Tensor& out) {
@@ -46,12 +58,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> auc_margin_step(
   const EntryInputs inputs = check_entries(kOp, scores, labels, item_weights);
   const int64_t count = inputs.labels;
   std::vector<double> parameters(static_cast<size_t>(3 * count)), values(count), by(3 * count);
-  double* next = parameters.data();
   const char* names[] = {"a", "b", "alpha"};
   const at::Tensor* given[] = {&a, &b, &alpha};
   for (int k = 0; k < 3; ++k) {
-    const at::Tensor numbers = label_numbers(kOp, names[k], *given[k], scores, {count});
-    next = std::copy_n(numbers.const_data_ptr<double>(), count, next);
+    copy_label_numbers(kOp, names[k], *given[k], scores, parameters.data() + k * count, count);
   }
   at::Tensor priors;
   if (class_prior) priors = label_numbers(kOp, "class_prior", *class_prior, scores, {count});

@@ -89,17 +89,15 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
     const std::optional<at::Tensor>& exclude, const at::Tensor& query_weights,
     const at::Tensor& peaks, const at::Tensor& masses, bool for_queries, bool for_keys);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(const at::Tensor& view1,
-                                                             const at::Tensor& view2,
-                                                             const at::Tensor& temperature,
-                                                             const std::optional<at::Tensor>& alpha,
-                                                             bool bimodal, bool flat,
-                                                             bool normalize, bool needs_gradient);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step(
+    const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
+    const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
+    bool flat, bool normalize, bool needs_gradient);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(
     const at::Tensor& view1, const at::Tensor& view2, const at::Tensor& temperature,
-    const std::optional<at::Tensor>& alpha, bool bimodal, bool flat, bool normalize,
-    bool needs_gradient);
+    const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
+    bool flat, bool normalize, bool needs_gradient);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,

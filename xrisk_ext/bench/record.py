@@ -17,7 +17,11 @@ from xrisk_ext.bench.selection import Selection
 
 HERE = Path(__file__).resolve().parent
 MARKER, END_MARKER = "<!-- bench -->", "<!-- /bench -->"
-PUBLISHED = "cpu"  # the record whose summary the README shows
+# By the name of a record: the page that shows it between the markers, and what of it.
+PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cpu": ("README.md", tables.PUBLISHED),
+    "libauc": ("docs/from_libauc.md", ("libauc",)),
+}
 
 
 def checkout() -> Path | None:
@@ -90,7 +94,7 @@ def add(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(record: dict[str, Any], name: str, folder: Path) -> list[Path]:
-    """Write JSON and plot; refresh the README if this is the checkout's published record."""
+    """Write JSON and plot; refresh the page that shows this record, if it is the checkout's."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.json"]
     written[0].write_text(json.dumps(record | {"name": name}, indent=1) + "\n")
@@ -99,18 +103,19 @@ def publish(record: dict[str, Any], name: str, folder: Path) -> list[Path]:
     if draw_scaling(record, folder / f"{name}_scaling.png"):
         written.append(folder / f"{name}_scaling.png")
     root = checkout()
-    if root and name == PUBLISHED and folder.resolve() == (root / "benchmarks" / "results"):
-        refresh_readme(record, root / "README.md")
-        written.append(root / "README.md")
+    if root and name in PAGES and folder.resolve() == (root / "benchmarks" / "results"):
+        page, works = PAGES[name]
+        refresh_page(record, root / page, works)
+        written.append(root / page)
     return written
 
 
-def refresh_readme(record: dict[str, Any], readme: Path) -> None:
-    """The summaries between the README's markers, from this record."""
-    before, rest = readme.read_text().split(MARKER, 1)
+def refresh_page(record: dict[str, Any], page: Path, works: tuple[str, ...]) -> None:
+    """The summaries between the page's markers, from this record."""
+    before, rest = page.read_text().split(MARKER, 1)
     _, after = rest.split(END_MARKER, 1)
-    table = f"{MARKER}\n{tables.markdown(record)}{END_MARKER}"
-    readme.write_text(f"{before}{table}{after}")
+    table = f"{MARKER}\n{tables.markdown(record, works)}{END_MARKER}"
+    page.write_text(f"{before}{table}{after}")
 
 
 def _without_laps(found: Any) -> Any:

@@ -16,6 +16,7 @@ from xrisk_ext.bench.cells import (
     time_range,
     without_empty,
 )
+from xrisk_ext.testing.libauc_cases import NOT_RUNNING
 
 Summary = Callable[[list[Race]], Table]
 
@@ -284,7 +285,9 @@ def _libauc(races: list[Race]) -> Table:
                 megabytes(race, "libauc"),
             ]
         )
-    return without_empty(head, rows)
+    for name, (call, failure) in NOT_RUNNING.items():
+        rows.append([name, "-", "-", "-", f"`{call}`: {failure}", "-", "-", "-"])
+    return head, rows
 
 
 def _contrastive(races: list[Race]) -> Table:

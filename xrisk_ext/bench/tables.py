@@ -21,7 +21,6 @@ PUBLISHED = (
     "ndcg",
     "global_contrastive",
     "bimodal_global_contrastive",
-    "libauc",
 )
 
 
@@ -59,14 +58,14 @@ def absences(races: list[Race]) -> list[str]:
     ]
 
 
-def markdown(record: dict[str, Any]) -> str:
-    """The tables of PUBLISHED, for the README."""
+def markdown(record: dict[str, Any], works: Iterable[str] = PUBLISHED) -> str:
+    """The tables of these works, for a page of the documentation."""
     about = record["machine"]
     lines = [
         f"Measured on {about['cpu']}, {about['cores']} cores, {about['threads']} threads: medians "
         "of per-round ratios with their quartiles.",
     ]
-    for work in PUBLISHED:
+    for work in works:
         races = [race for race in record["races"] if race["work"] == work]
         if races:
             head, rows = SUMMARIES[work](races)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xrisk_ext import reference
-from xrisk_ext.testing.baseline_cases import BaselineInputs
+from xrisk_ext.testing.baseline_cases import ALPHA, BaselineInputs
 from xrisk_ext.testing.cases import (
     AveragePrecisionInputs,
     MovingAverageInputs,
@@ -332,6 +332,8 @@ def _baseline(inputs: BaselineInputs, temperature: float) -> Tensor:
     a, b = (torch.nn.functional.normalize(v, dim=1) for v in views)
     values = {
         "NTXent": lambda: reference.nt_xent(a, b, temperature),
+        "FlatNCE": lambda: reference.flat_nce(a, b, temperature),
+        "EqCo": lambda: reference.eqco(a, b, temperature, ALPHA),
         "SupCon": lambda: reference.sup_con(a, b, inputs.labels, temperature),
         "CLIP": lambda: reference.clip(a, b, temperature),
         "MoCo": lambda: reference.moco(a, b, inputs.queue, temperature),

@@ -10,25 +10,16 @@ from torch.nn.functional import binary_cross_entropy
 from xrisk_ext import losses
 from xrisk_ext.libauc._arguments import chosen_labels, column, device_of
 from xrisk_ext.libauc._attributes import OnDevice, another_name
+from xrisk_ext.ops.moments import AUC_MARGINS
 
 Device = torch.device | str | None
 
 
-def _misplaced_mean(loss: losses.AUCMarginLoss, scores: Tensor, labels: Tensor) -> Tensor:
-    """What LibAUC's version 2 has besides the formula: the negatives' sum is over B there."""
-    negative = labels <= 0
-    count = negative.sum()
-    total = torch.where(negative, scores, 0.0).sum()
-    excess = total / len(scores) - total / count.clamp(min=1)
-    one_class = (count == 0) | (count == len(scores))  # theirs is NaN there
-    # alpha's gradient is reversed, as in the rest of the loss
-    alpha = loss.alpha.clamp(min=0)
-    alpha = 2 * alpha.detach() - alpha
-    return torch.where(one_class, 0.0, 2 * alpha * excess).sum()
-
-
 class AUCMLoss(OnDevice, losses.AUCMarginLoss):
-    """LibAUC's ``AUCMLoss``, for its ``PESG`` and for any optimizer of PyTorch."""
+    """LibAUC's ``AUCMLoss``, for its ``PESG`` and for any optimizer of PyTorch.
+
+    Version 2 has its misplaced parenthesis: what alpha weighs has the negatives' sum over B.
+    """
 
     p = another_name("class_prior")
 
@@ -43,6 +34,8 @@ class AUCMLoss(OnDevice, losses.AUCMarginLoss):
             raise ValueError(f"AUCMLoss: expected version 'v1' or 'v2', got {version!r}")
         prior = None if version == "v2" else imratio
         super().__init__(margin=margin, version=version, class_prior=prior)  # type: ignore[arg-type]
+        if version == "v2":
+            self._kind = AUC_MARGINS["v2_over_all"]
         self.to(device_of(device))
 
     def forward(  # type: ignore[override]
@@ -50,10 +43,7 @@ class AUCMLoss(OnDevice, losses.AUCMarginLoss):
     ) -> Tensor:
         scores, labels = column(y_pred), column(y_true)
         prior = None if auto else self.class_prior
-        value = self._objective(scores, labels, None, True, prior)
-        if self.version == "v2":
-            value = value + _misplaced_mean(self, scores, labels)
-        return value
+        return self._objective(scores, labels, None, True, prior)
 
 
 class CompositionalAUCLoss(AUCMLoss):

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from xrisk_ext import losses
 from xrisk_ext.libauc._arguments import column, device_of
 from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.ops.moments import cross_entropy_step
 from xrisk_ext.state import MovingAverage
 
 Device = torch.device | str | None
@@ -38,9 +39,11 @@ class FocalLoss(losses.FocalLoss):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:  # type: ignore[override]
         scores, labels = column(y_pred), column(y_true)
-        positives = (labels > 0).to(torch.float32).mean().nan_to_num()
-        share = positives * (1 - self.alpha) + (1 - positives) * self.alpha
-        return 2 * share * super().forward(scores, labels)  # both classes weigh 1/2 there
+        self._check(scores, labels, None, self.class_weights)
+        of_one = (1 - 2 * self.alpha) / max(len(scores), 1)
+        share = (labels > 0).sum() * of_one + self.alpha  # the mean of the class weights
+        weights = share.expand(2, 1)
+        return cross_entropy_step(scores, labels, None, weights, None, 1.0, self.focus, True)
 
 
 class EntLossClassification(nn.Module):

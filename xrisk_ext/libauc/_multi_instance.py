@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from xrisk_ext.libauc._arguments import column, device_of
 from xrisk_ext.libauc._attributes import OnDevice, state_part
 from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.ops.moments import AUC_MARGINS
 from xrisk_ext.state import MovingAverage
 
 Device = torch.device | str | None
 
 
 class _Pooling(OnDevice, nn.Module):
-    """a, b and alpha; the pooled score of every bag is a function of moving averages."""
+    """a, b and alpha >= 0; the pooled score of every bag is a function of moving averages."""
 
     def __init__(self, margin: float, gamma: float) -> None:
         super().__init__()
@@ -34,15 +35,26 @@ class _Pooling(OnDevice, nn.Module):
         stored = moving_average_update_(state, index, values.detach().to(state.dtype), self.gamma)
         return stored.to(values.dtype)
 
-    def _loss(self, pooled: Tensor, moved: Tensor, labels: Tensor) -> Tensor:
-        """``pooled``: scores of the bags, constants; ``moved``: what carries their gradient."""
-        positive = (column(labels) > 0).to(pooled.dtype)
-        up = positive / positive.sum().clamp(min=1)
-        down = (1 - positive) / (1 - positive).sum().clamp(min=1)
-        pull = up * (pooled - self.a.detach()) + down * (pooled - self.b.detach())
-        gap = (down * moved).sum() - (up * moved).sum()
-        spread = (up * (pooled - self.a) ** 2 + down * (pooled - self.b) ** 2).sum()
-        return (2 * pull * moved).sum() + (self.alpha.detach() * gap).sum() + spread
+    def _loss(self, pooled: Tensor, labels: Tensor, *parts: tuple[Tensor, Tensor]) -> Tensor:
+        """AUC margin of the bags' pooled scores, which are constants, as LibAUC states it.
+
+        ``parts``: what carries the gradient, and the slopes of the pooled scores by it. The value
+        is the sum of both times the objective's slopes, and the spread of the classes.
+        """
+        half = 0.5 * self.alpha.detach()  # theirs has alpha where the objective has 2 alpha
+        value, by_pooled, by_parameters = torch.ops.xrisk_ext.auc_margin_step(
+            pooled, column(labels), None, self.a, self.b, half, None, 0.0, AUC_MARGINS["v2"],
+            True, True,
+        )  # fmt: skip
+        # The objective less its terms with alpha; zero, as they are, in a batch of one class.
+        by_alpha = by_parameters[2]
+        terms = half * (by_alpha + half)
+        total: Tensor = (
+            value - torch.where((by_alpha != 0) | (value.detach() != 0), terms, 0.0).sum()
+        )
+        for part, slopes in parts:
+            total = total + torch.dot(part.to(by_pooled.dtype), by_pooled * slopes)
+        return total
 
 
 class MIDAM_softmax_pooling_loss(_Pooling):
@@ -67,7 +79,7 @@ class MIDAM_softmax_pooling_loss(_Pooling):
     def forward(self, y_pred: Tensor, y_true: Tensor, index: Tensor) -> Tensor:
         values = column(y_pred)
         s = self._update(self.average, index, values)
-        return self._loss(self.tau * s.log(), self.tau * values / s, y_true)
+        return self._loss(self.tau * s.log(), y_true, (values, self.tau / s))
 
 
 class MIDAM_attention_pooling_loss(_Pooling):
@@ -89,8 +101,9 @@ class MIDAM_attention_pooling_loss(_Pooling):
         n = self._update(self.numerators, index, numerator)
         d = self._update(self.denominators, index, denominator).clamp(min=1e-8)
         pooled = torch.sigmoid(n / d)
-        moved = pooled * (1 - pooled) * (numerator / d - n / d**2 * denominator)
-        return self._loss(pooled, moved, y_true)
+        by_numerator = pooled * (1 - pooled) / d
+        by_denominator = -by_numerator * (n / d)
+        return self._loss(pooled, y_true, (numerator, by_numerator), (denominator, by_denominator))
 
 
 class MIDAMLoss(OnDevice, nn.Module):

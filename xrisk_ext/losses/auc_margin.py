@@ -98,8 +98,7 @@ class _MomentAUCLoss(LabelLoss):
         alpha = self.alpha
         self._check(scores, labels, item_weights, alpha)
         if self._clamps and self.training and update_state:
-            with torch.no_grad():
-                alpha.clamp_(min=0)
+            alpha.detach().clamp_(min=0)
         return auc_margin_step(
             scores, labels, item_weights, self.a, self.b, alpha, class_prior,
             self.margin if margin is None else margin, self._kind, self.reduction == "mean",

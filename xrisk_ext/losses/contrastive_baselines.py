@@ -268,10 +268,12 @@ class SupConLoss(EmbeddingLoss):
                     f"expected labels of shape [{len(view1)}], got {tuple(labels.shape)}"
                 )
         if self._is_fused(rows):  # NT-Xent, and what the positives differ by
+            of_step = labels if view1.is_cpu else None
             fused = info_nce_step(
-                view1, view2, self.temperature, None, bimodal=False, normalize=self.normalize
-            )
-            if labels is None:
+                view1, view2, self.temperature, None, labels=of_step, bimodal=False,
+                normalize=self.normalize,
+            )  # fmt: skip
+            if labels is of_step:
                 return fused
             arguments = (view1, view2, labels, self.temperature, self.normalize)
             return fused + PairsLessPositives.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]

@@ -10,6 +10,7 @@ def info_nce_step(
     temperature: Tensor,
     alpha: Tensor | None,
     *,
+    labels: Tensor | None = None,
     bimodal: bool,
     flat: bool = False,
     normalize: bool = True,
@@ -19,15 +20,16 @@ def info_nce_step(
     Of exp((s_neg - s_pos) / temperature). Anchors are the 2B rows of both views and negatives the
     2B - 2 others but the positive; with ``bimodal``, row i of one view against the rows j != i of
     the other, both ways round. ``alpha=None`` is the number of negatives: InfoNCE. ``flat``:
-    log(alpha g). Views ``[B, D]``. Similarities are multiplied once for both directions, kept where
-    few and multiplied again where not; the gradients for views and temperature are attached to the
-    value.
+    log(alpha g). ``labels`` ``[B]``, on the CPU alone: what stands for a pair's similarity in the
+    loss is the mean over the other rows of its class. Views ``[B, D]``. Similarities are multiplied
+    once for both directions, kept where few and multiplied again where not; the gradients for views
+    and temperature are attached to the value.
     """
     needs_gradient = torch.is_grad_enabled() and (
         view1.requires_grad or view2.requires_grad or temperature.requires_grad
     )
     value, _, _ = torch.ops.xrisk_ext.info_nce_step(
-        view1, view2, temperature, alpha, bimodal, flat, normalize, needs_gradient
+        view1, view2, temperature, alpha, labels, bimodal, flat, normalize, needs_gradient
     )
     return value  # type: ignore[no-any-return]
 
@@ -38,6 +40,7 @@ def _(
     view2: Tensor,
     temperature: Tensor,
     alpha: Tensor | None,
+    labels: Tensor | None,
     bimodal: bool,
     flat: bool,
     normalize: bool,

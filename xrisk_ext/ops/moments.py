@@ -9,7 +9,7 @@ from torch import Tensor
 import xrisk_ext._C as _C
 
 # csrc/core/auc_margin.h numbers the kinds.
-AUC_MARGINS: dict[str, int] = {"v2": 0, "v1": 1, "min_max": 2}
+AUC_MARGINS: dict[str, int] = {"v2": 0, "v1": 1, "min_max": 2, "v2_over_all": 3}
 
 
 def auc_margin_step(

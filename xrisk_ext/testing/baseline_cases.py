@@ -13,6 +13,7 @@ from xrisk_ext.testing.case import SEED, Case, Limit
 
 TEMPERATURE = 0.1
 CLASSES = 10
+ALPHA = 256.0  # EqCo's default
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class BaselineInputs(NamedTuple):
 
 
 BASELINES = [
+    BaselineCase("NTXent", 64),
+    BaselineCase("FlatNCE", 64),
+    BaselineCase("EqCo", 64),
+    BaselineCase("SupCon", 64),
+    BaselineCase("CLIP", 64),
+    BaselineCase("MoCo", 64, dimension=128, queue=4096),
     BaselineCase("NTXent", 128),
     BaselineCase("NTXent", 256),
     BaselineCase("NTXent", 1024),

@@ -160,7 +160,8 @@ void test_not_finite() {
 
 template <class T>
 void test_type() {
-  for (AucMargin kind : {AucMargin::kV2, AucMargin::kV1, AucMargin::kMinMax}) {
+  for (AucMargin kind :
+       {AucMargin::kV2, AucMargin::kV1, AucMargin::kMinMax, AucMargin::kV2OverAll}) {
     test_auc_margin<T>(37, 3, kind);
     test_auc_margin<T>(kEntrywiseThreads + 30, 1, kind);
   }

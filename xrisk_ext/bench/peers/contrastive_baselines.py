@@ -5,6 +5,8 @@ The others hold a matrix of similarities, several copies of it with autograd.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from xrisk_ext.bench import truth
 from xrisk_ext.bench.peers import PAIRS_HELD, UnavailableError, peer
 from xrisk_ext.bench.peers.ours import check_device
 from xrisk_ext.bench.race import Contestant
-from xrisk_ext.testing.baseline_cases import TEMPERATURE, BaselineInputs
+from xrisk_ext.testing.baseline_cases import ALPHA, TEMPERATURE, BaselineInputs
 
 WORK = "contrastive_baselines"
 BYTES_HELD = 4 << 30  # by metric_learning
@@ -64,6 +66,13 @@ def _plain(a: Tensor, b: Tensor, inputs: BaselineInputs) -> Tensor:
     logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf)
     if inputs.loss == "NTXent":
         return F.cross_entropy(logits, torch.cat((here + len(a), here)))
+    if inputs.loss in ("FlatNCE", "EqCo"):
+        partner = torch.cat((here + len(a), here)).unsqueeze(1)
+        positive = logits.gather(1, partner).squeeze(1)
+        odds = logits.scatter(1, partner, -torch.inf).logsumexp(1) - positive
+        if inputs.loss == "EqCo":
+            odds = F.softplus(odds + math.log(ALPHA / (2 * len(a) - 2)))
+        return odds.mean()
     labels = inputs.labels.repeat(2)
     same = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
     means = torch.where(same, logits, 0.0).sum(1) / same.sum(1)
@@ -72,12 +81,24 @@ def _plain(a: Tensor, b: Tensor, inputs: BaselineInputs) -> Tensor:
 
 @peer(WORK, "eager", max_pairs=PAIRS_HELD)
 def eager(inputs: BaselineInputs) -> Contestant:
+    queue, slots = inputs.queue.clone(), torch.arange(len(inputs.view1))
+
+    def reset() -> None:
+        queue.copy_(inputs.queue)
+
     def call() -> None:
         _zero(inputs)
         a, b = F.normalize(inputs.view1, dim=1), F.normalize(inputs.view2, dim=1)
-        _plain(a, b, inputs).backward()
+        if not len(queue):
+            _plain(a, b, inputs).backward()
+            return
+        # As MoCo's code: the keys take the place of the oldest ones before the backward.
+        loss = _plain(a, b, inputs._replace(queue=queue.clone()))
+        queue[slots] = b.detach()
+        slots.add_(len(slots)).remainder_(len(queue))
+        loss.backward()
 
-    return Contestant("eager", call, error=lambda: _error(inputs))
+    return Contestant("eager", call, reset, lambda: _error(inputs))
 
 
 @peer(WORK, "metric_learning", max_pairs=PAIRS_HELD)
