@@ -17,41 +17,56 @@
 
 namespace xrisk::cuda {
 
+// f(cell, group, bin) for the bins that are the block's.
+template <class Shape>
+constexpr int64_t kCells = int64_t{Shape::kGroups} * Shape::kBins;
+template <class Shape, class F>
+__device__ __forceinline__ void each_bin(const LogPlan& plan, F&& f) {
+  for (int64_t cell = blockIdx.x; cell < plan.groups * Shape::kBins; cell += gridDim.x) {
+    f(cell, static_cast<int>(cell / Shape::kBins), static_cast<int>(cell % Shape::kBins));
+  }
+}
+// Blocks that share the bins: chosen, not measured.
+inline unsigned bin_blocks(int64_t entries) {
+  return static_cast<unsigned>(std::clamp<int64_t>(entries / 8, 1, 1024));
+}
+
 // moments [segments, kGroups, kBins, kMoments]: sums of w exp((s h)^2 / T) s^n / n! over the
 // items of a bin.
-//   Mapping: a block a bin, blockIdx = (bin, group, segment); blocks beyond leave at once. Bytes: a
-//   key, a payload and a scattered weight an item and group that has it in its layer.
+//   Mapping: a block a bin, in strides; blockIdx.y the segment. Bytes: a key, a payload and a
+//   scattered weight an item and group that has it in its layer.
 template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kBlock)
     binned_moments_kernel(const LogPlan* plans, SortedTable<T, T> table, const T* weights,
                           double* __restrict__ moments) {
   constexpr int kMoments = BinnedFit<T>::kMoments;
-  const int64_t segment = blockIdx.z;
-  const int group = static_cast<int>(blockIdx.y), bin = static_cast<int>(blockIdx.x);
+  const int64_t segment = blockIdx.y;
   const LogPlan plan = plans[segment];
-  if (plan.near == 0 || group >= plan.groups) return;  // the whole block
-  const GroupBins bins(plan, group);
-  if (bin >= bins.bins) return;
+  if (plan.near == 0) return;  // the whole block
   const DeepItems<T> items(table, plan, segment);
-  const int64_t begin = items.before_bin(bins, bin), end = items.before_bin(bins, bin + 1);
-  double sums[kMoments] = {};
-  for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
-    const BinnedItem item(bins, bin, items.depth(k), plan.inverse);
-    const double weight =
-        weights == nullptr ? 1.0 : static_cast<double>(weights[items.payloads[items.entry(k)]]);
-    double term = weight * item.bump;
+  each_bin<Shape>(plan, [&](int64_t cell, int group, int bin) {
+    const GroupBins bins(plan, group);
+    if (bin >= bins.bins) return;
+    const int64_t begin = items.before_bin(bins, bin), end = items.before_bin(bins, bin + 1);
+    double sums[kMoments] = {};
+    for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
+      const BinnedItem item(bins, bin, items.depth(k), plan.inverse);
+      const double weight =
+          weights == nullptr ? 1.0 : static_cast<double>(weights[items.payloads[items.entry(k)]]);
+      double term = weight * item.bump;
+#pragma unroll
+      for (int n = 0; n < kMoments; ++n) {
+        sums[n] += term;
+        term *= item.s * factorial_step(n);
+      }
+    }
+    double* out = moments + (segment * kCells<Shape> + cell) * kMoments;
 #pragma unroll
     for (int n = 0; n < kMoments; ++n) {
-      sums[n] += term;
-      term *= item.s * factorial_step(n);
+      const double sum = begin < end ? block_sum<Shape::kBlock>(sums[n]) : 0.0;
+      if (threadIdx.x == 0) out[n] = sum;
     }
-  }
-  double* out = moments + ((segment * Shape::kGroups + group) * Shape::kBins + bin) * kMoments;
-#pragma unroll
-  for (int n = 0; n < kMoments; ++n) {
-    const double sum = begin < end ? block_sum<Shape::kBlock>(sums[n]) : 0.0;
-    if (threadIdx.x == 0) out[n] = sum;
-  }
+  });
 }
 
 // series [segments, kGroups, kBins, kMoments]: of sum_i a_i / mass_i f q over the anchors of
@@ -63,36 +78,36 @@ __global__ void __launch_bounds__(Shape::kBlock)
                          double margin, const double* weights, const double* masses,
                          double* __restrict__ series) {
   constexpr int kTerms = BinnedFit<T>::kTerms;
-  const int64_t segment = blockIdx.z;
-  const int group = static_cast<int>(blockIdx.y), bin = static_cast<int>(blockIdx.x);
+  const int64_t segment = blockIdx.y;
   const LogPlan plan = plans[segment];
-  if (plan.near == 0 || group >= plan.groups) return;  // the whole block
-  const GroupBins bins(plan, group);
-  if (bin >= bins.bins) return;
+  if (plan.near == 0) return;  // the whole block
   const TallAnchors<T> anchors(table, plan, margin, side, segment);
-  const int64_t begin = anchors.from([&](double top) { return plan.group_of(top) > group; });
-  const int64_t end = anchors.from([&](double top) {
-    return plan.group_of(top) > group ||
-           (plan.group_of(top) == group && (group > 0 || bins.kink_of(top) > bin));
-  });
-  double sums[kTerms + 2] = {};
-  for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
-    const BinnedAnchor anchor(bins, bin, anchors.top(k), plan.inverse);
-    const uint32_t at = anchors.payloads[k];
-    double term = weights[at] / masses[at] * anchor.f;
+  each_bin<Shape>(plan, [&](int64_t cell, int group, int bin) {
+    const GroupBins bins(plan, group);
+    if (bin >= bins.bins) return;
+    const int64_t begin = anchors.from([&](double top) { return plan.group_of(top) > group; });
+    const int64_t end = anchors.from([&](double top) {
+      return plan.group_of(top) > group ||
+             (plan.group_of(top) == group && (group > 0 || bins.kink_of(top) > bin));
+    });
+    double sums[kTerms + 2] = {};
+    for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
+      const BinnedAnchor anchor(bins, bin, anchors.top(k), plan.inverse);
+      const uint32_t at = anchors.payloads[k];
+      double term = weights[at] / masses[at] * anchor.f;
 #pragma unroll
-    for (int n = 0; n < kTerms + 2; ++n) {
-      sums[n] += term;
-      term *= anchor.t * factorial_step(n);
+      for (int n = 0; n < kTerms + 2; ++n) {
+        sums[n] += term;
+        term *= anchor.t * factorial_step(n);
+      }
     }
-  }
 #pragma unroll
-  for (int n = 0; n < kTerms + 2; ++n)
-    sums[n] = begin < end ? block_sum<Shape::kBlock>(sums[n]) : 0.0;
-  if (threadIdx.x != 0) return;
-  series_of<kTerms>(
-      sums, bins.width, plan.inverse,
-      series + ((segment * Shape::kGroups + group) * Shape::kBins + bin) * (kTerms + 1));
+    for (int n = 0; n < kTerms + 2; ++n)
+      sums[n] = begin < end ? block_sum<Shape::kBlock>(sums[n]) : 0.0;
+    if (threadIdx.x != 0) return;
+    series_of<kTerms>(sums, bins.width, plan.inverse,
+                      series + (segment * kCells<Shape> + cell) * (kTerms + 1));
+  });
 }
 
 // Terms of the running sums of the bins of the kink, of the items: w exp((s h)^2 / T) s^n / n!, and
@@ -285,7 +300,7 @@ cudaError_t binned_log_rows(const PairRows<T>& call, const LogPlans& plans, Carv
   const KinkItemTerms<T> terms{table, problem.items.weights, plans.plans};
   XRISK_RETURN_IF_ERROR(launch_line_sums<Shape::kBlock>(terms, memory.lines,
                                                         segments * BinnedFit<T>::kLines, stream));
-  const dim3 bins(Shape::kBins, Shape::kGroups, segments);
+  const dim3 bins(bin_blocks(problem.items.capacity), segments);
   XRISK_LAUNCH((binned_moments_kernel<Shape, T>), bins, Shape::kBlock, 0, stream, plans.plans,
                table, problem.items.weights, memory.bins);
   const dim3 grid(blocks_for(problem.anchors.capacity, kHeavyBlock), segments);
@@ -308,7 +323,7 @@ cudaError_t binned_log_columns(const PairColumns<T>& call, const LogPlans& plans
                                  call.masses, plans.plans};
   XRISK_RETURN_IF_ERROR(launch_line_sums<Shape::kBlock>(terms, memory.lines,
                                                         segments * BinnedFit<T>::kLines, stream));
-  const dim3 bins(Shape::kBins, Shape::kGroups, segments);
+  const dim3 bins(bin_blocks(problem.anchors.capacity), segments);
   XRISK_LAUNCH((binned_series_kernel<Shape, T>), bins, Shape::kBlock, 0, stream, plans.plans, table,
                problem.anchors, problem.margin, call.anchor_weights, call.masses, memory.bins);
   const dim3 grid(blocks_for(problem.items.capacity, kHeavyBlock), segments);

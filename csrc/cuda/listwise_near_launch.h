@@ -13,12 +13,14 @@ class NearListwise {
   static constexpr int kThreads = 256;
   static constexpr int kListThreads = 512;  // of a block that has a list to itself
 
-  // From shapes alone. Crossover chosen, not measured: call.near_from.
+  // From shapes alone: the crossover call.near_from, and how much memory it may take, about 100
+  // bytes an item, 12 more for each level of RankNet.
   static bool applies(const ListwiseStep<T>& call) {
+    constexpr int64_t kMostEntries = int64_t{1} << 26;
     const int64_t channels = call.options.loss == ListLoss::kRankNet ? kNearPairs : 1;
-    return is_near_list_loss(call.options.loss) && call.length >= call.near_from &&
-           smooth_fits(call.lists, call.lists * channels) && call.lists > 0 &&
-           call.lists * call.length * channels < int64_t{1} << 31;
+    return is_near_list_loss(call.options.loss) && call.lists > 0 &&
+           call.length >= call.near_from && smooth_fits(call.lists, call.lists * channels) &&
+           call.lists * call.length * channels <= kMostEntries;
   }
 
   NearListwise(const ListwiseStep<T>& call, void* workspace) : call_(call) {

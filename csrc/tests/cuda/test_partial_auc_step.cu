@@ -138,7 +138,8 @@ void near_log_sums() {
   c.weights = 2;
   for (const PartialRule rule : {PartialRule::kKL, PartialRule::kTwoWayKL}) {
     c.rule = rule;
-    for (const Surrogate surrogate : {Surrogate::kHinge, Surrogate::kLogistic}) {
+    for (const Surrogate surrogate :
+         {Surrogate::kHinge, Surrogate::kLogistic, Surrogate::kSquaredHinge}) {
       c.surrogate = surrogate;
       c.bad = surrogate == Surrogate::kHinge;
       run(c);
