@@ -17,13 +17,19 @@
 
 namespace xrisk::cuda {
 
-// f(cell, group, bin) for the bins that are the block's.
 template <class Shape>
 constexpr int64_t kCells = int64_t{Shape::kGroups} * Shape::kBins;
+
+// f(bins, group, bin, cell) for the bins in use, one after the other, that are the block's.
 template <class Shape, class F>
 __device__ __forceinline__ void each_bin(const LogPlan& plan, F&& f) {
-  for (int64_t cell = blockIdx.x; cell < plan.groups * Shape::kBins; cell += gridDim.x) {
-    f(cell, static_cast<int>(cell / Shape::kBins), static_cast<int>(cell % Shape::kBins));
+  int64_t bin = blockIdx.x;
+  for (int group = 0; group < plan.groups; ++group) {
+    const GroupBins bins(plan, group);
+    for (; bin < bins.bins; bin += gridDim.x) {
+      f(bins, group, static_cast<int>(bin), int64_t{group} * Shape::kBins + bin);
+    }
+    bin -= bins.bins;
   }
 }
 // Blocks that share the bins: chosen, not measured.
@@ -44,9 +50,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const LogPlan plan = plans[segment];
   if (plan.near == 0) return;  // the whole block
   const DeepItems<T> items(table, plan, segment);
-  each_bin<Shape>(plan, [&](int64_t cell, int group, int bin) {
-    const GroupBins bins(plan, group);
-    if (bin >= bins.bins) return;
+  each_bin<Shape>(plan, [&](const GroupBins& bins, int /*group*/, int bin, int64_t cell) {
     const int64_t begin = items.before_bin(bins, bin), end = items.before_bin(bins, bin + 1);
     double sums[kMoments] = {};
     for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
@@ -82,9 +86,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const LogPlan plan = plans[segment];
   if (plan.near == 0) return;  // the whole block
   const TallAnchors<T> anchors(table, plan, margin, side, segment);
-  each_bin<Shape>(plan, [&](int64_t cell, int group, int bin) {
-    const GroupBins bins(plan, group);
-    if (bin >= bins.bins) return;
+  each_bin<Shape>(plan, [&](const GroupBins& bins, int group, int bin, int64_t cell) {
     const int64_t begin = anchors.from([&](double top) { return plan.group_of(top) > group; });
     const int64_t end = anchors.from([&](double top) {
       return plan.group_of(top) > group ||

@@ -32,8 +32,8 @@ struct __align__(8) LogPlan {
   int32_t near;             // 0: direct
   int64_t items;            // how many
   double total;             // their weight
-  // The squared hinge: the exponent beyond which items have no say, the top from which on they are
-  // too many exponents below the kink for it to matter, and the groups of anchors.
+  // The squared hinge: the exponent beyond which items have no say, the top from which on the kink
+  // lies beyond it, and the groups of anchors.
   double cut, layer;
   int64_t groups;
 
