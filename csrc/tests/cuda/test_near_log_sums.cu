@@ -261,6 +261,23 @@ void test_direct() {
   CHECK(out[48] == T(0));
 }
 
+// A NaN that weighs something is in every sum.
+void test_nan(Surrogate surrogate) {
+  std::mt19937_64 random(10);
+  Case<float> c(random, surrogate, 1, 1, 9, 20, false, true);
+  c.items[6] = NAN;
+  c.device_items = DeviceArray<float>(c.items);
+  c.device_temperature = DeviceArray<double>(std::vector<double>{0.5});
+  c.problem.items.scores = c.device_items.data();
+  c.problem.temperature = c.device_temperature.data();
+  DeviceArray<double> out(27);
+  DeviceArray<char> space(cuda::near_log_rows_bytes<TinyShape>(c.problem));
+  cuda::PairRows<float> rows{c.problem, out.data(), out.data() + 9, out.data() + 18};
+  CHECK((cuda::near_log_rows<TinyShape>(rows, space.data(), nullptr) == cudaSuccess));
+  const auto sums = out.read();
+  for (int i = 0; i < 9; ++i) CHECK(std::isnan(sums[i]));
+}
+
 void test_refusals() {
   std::mt19937_64 random(9);
   Case<float> c(random, Surrogate::kHinge, 1, 1, 4, 4, false, true);
@@ -281,6 +298,7 @@ int main() {
                               Surrogate::kSquaredHinge}) {
     test_values<float>(surrogate);
     test_values<double>(surrogate);
+    test_nan(surrogate);
   }
   test_direct<float>();
   test_direct<double>();
