@@ -101,8 +101,15 @@ def test_pairwise_sums_agree_with_the_cpu(
             assert_near(ours, theirs, dtype)
 
 
-@pytest.mark.parametrize("surrogate", [s for s in SURROGATES if s != "zero_one"])
-def test_pairwise_log_sums_agree_with_the_cpu(surrogate: str) -> None:
+NEAR_LOG_SUMS = [(s, "sort") for s in ("hinge", "barrier_hinge", "logistic")]
+NEAR_LOG_SUMS.append(("squared_hinge", "smooth"))
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "algorithm"),
+    [*((s, "auto") for s in SURROGATES if s != "zero_one"), *NEAR_LOG_SUMS],
+)
+def test_pairwise_log_sums_agree_with_the_cpu(surrogate: str, algorithm: Any) -> None:
     generator = torch.Generator().manual_seed(2)
     anchors = torch.randn(300, generator=generator)
     items = torch.randn(1000, generator=generator)
@@ -111,10 +118,26 @@ def test_pairwise_log_sums_agree_with_the_cpu(surrogate: str) -> None:
     for device in ("cpu", "cuda"):
         x, y = (t.to(device).requires_grad_() for t in (anchors, items))
         sums = xr.ops.pairwise_log_sums(
-            x, y, item_weights=weights.to(device), surrogate=surrogate, temperature=0.1
-        )
+            x, y, item_weights=weights.to(device), surrogate=surrogate, temperature=0.1,
+            algorithm=algorithm,
+        )  # fmt: skip
         sums.sum().backward()
         results.append([t.detach().cpu() for t in (sums, x.grad, y.grad) if t is not None])
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        assert_near(ours, theirs, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["RankNetLoss", "ApproxNDCGLoss", "SmoothAPLoss", "RecallAtKLoss"])
+def test_long_lists_agree_with_the_cpu(name: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(2, 9000, generator=generator)
+    relevance = torch.randint(3, (2, 9000), generator=generator)
+    results = []
+    for device in ("cpu", "cuda"):
+        h = scores.to(device).requires_grad_()
+        value = getattr(xr, name)(temperature=0.1).to(device)(h, relevance.to(device))
+        value.backward()
+        results.append([t.detach().cpu() for t in (value, h.grad) if t is not None])
     for ours, theirs in zip(results[1], results[0], strict=True):
         assert_near(ours, theirs, torch.float32)
 
@@ -299,10 +322,12 @@ def test_debug_names_bad_values(call: str, complaint: str) -> None:
     assert complaint in failed.stderr
 
 
-def test_log_sums_are_direct() -> None:
+def test_log_sums_refuse_an_algorithm_they_have_not() -> None:
     x = torch.zeros(3, device="cuda")
-    with pytest.raises(ValueError, match='algorithm "direct" alone'):
-        xr.ops.pairwise_log_sums(x, x, algorithm="smooth")
+    with pytest.raises(ValueError, match="is for squared_hinge"):
+        xr.ops.pairwise_log_sums(x, x, surrogate="hinge", algorithm="smooth")
+    with pytest.raises(ValueError, match="hinge, barrier_hinge, and logistic"):
+        xr.ops.pairwise_log_sums(x, x, algorithm="sort")
 
 
 def test_what_stands_on_two_devices_is_refused() -> None:

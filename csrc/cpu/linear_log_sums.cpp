@@ -11,6 +11,7 @@
 // to the highest (on the left piece the lowest) item, and meets a factor relative to the anchor's
 // peak: neither exceeds 1. The middle piece is a difference of two prefix sums, of which none
 // exceeds the sum over all pieces, as phi is the largest of them: no cancellation.
+#include "core/log_sums.h"
 #include "cpu/log_pairs.h"
 
 namespace xrisk::cpu {
@@ -27,34 +28,34 @@ class LinearLogSums final : public LogPairs<T> {
         scratch_(scratch),
         executor_(executor),
         places_(place_log_pairs(call, scratch, executor)),
-        inverse_(call.term.inverse_temperature) {
-    const SurrogateParams& params = call.term.params;
-    if (call.term.surrogate == Surrogate::kBarrierHinge) {
-      left_ = steep_ = params.scale;
-      if (steep_ > 1.0) bend_ = steep_ * params.margin / (steep_ - 1.0) + params.margin;
-      offset_ = params.margin - 2.0 * params.margin * steep_;
-    }
+        inverse_(call.term.inverse_temperature),
+        pieces_(
+            linear_pieces(call.term.surrogate, call.term.params.margin, call.term.params.scale)) {
     deepest_ = places_.depths[places_.items - 1];
     const int64_t items = places_.items;
     middle_ = exponentials(places_.depths, items, -inverse_);
-    if (bend_ < INFINITY) steeper_ = exponentials(places_.depths, items, -steep_ * inverse_);
-    if (left_ > 0.0) lower_ = exponentials(places_.depths, items, left_ * inverse_, deepest_);
+    if (pieces_.bend < INFINITY)
+      steeper_ = exponentials(places_.depths, items, -pieces_.steep * inverse_);
+    if (pieces_.left > 0.0)
+      lower_ = exponentials(places_.depths, items, pieces_.left * inverse_, deepest_);
   }
 
   void rows(double* log_sums, double* slopes, double* masses) override {
     const int64_t items = places_.items;
     const double* w = places_.weights;
     const double* middle = prefix(items, [&](int64_t j) { return w[j] * middle_[j]; });
-    const double* steep =
-        bend_ < INFINITY ? prefix(items, [&](int64_t j) { return w[j] * steeper_[j]; }) : nullptr;
+    const double* steep = pieces_.bend < INFINITY
+                              ? prefix(
+                                    items, [&](int64_t j) { return w[j] * steeper_[j]; })
+                              : nullptr;
     const double* left =
-        suffix(items, [&](int64_t j) { return left_ > 0.0 ? w[j] * lower_[j] : w[j]; });
+        suffix(items, [&](int64_t j) { return pieces_.left > 0.0 ? w[j] * lower_[j] : w[j]; });
     each_block([&](int64_t begin, int64_t count, const Factors& f) {
       const double* tops = places_.tops + begin;
-      int64_t in_steep = first_from(places_.depths, items, tops[0] - bend_);
+      int64_t in_steep = first_from(places_.depths, items, tops[0] - pieces_.bend);
       int64_t above = first_from(places_.depths, items, tops[0]);
       for (int64_t k = 0; k < count; ++k) {
-        while (in_steep < items && places_.depths[in_steep] < tops[k] - bend_) ++in_steep;
+        while (in_steep < items && places_.depths[in_steep] < tops[k] - pieces_.bend) ++in_steep;
         while (above < items && places_.depths[above] < tops[k]) ++above;
         const double on_steep = steep == nullptr ? 0.0 : steep[in_steep] * f.steep[k];
         const double on_middle = (middle[above] - middle[in_steep]) * f.middle[k];
@@ -62,7 +63,8 @@ class LinearLogSums final : public LogPairs<T> {
         const double mass = on_steep + on_middle + on_left;
         const int64_t anchor = places_.anchor_places[begin + k];
         masses[anchor] = mass;
-        slopes[anchor] = (steep_ * on_steep + on_middle - left_ * on_left) * inverse_ / mass;
+        slopes[anchor] =
+            (pieces_.steep * on_steep + on_middle - pieces_.left * on_left) * inverse_ / mass;
         log_sums[anchor] = f.peak[k] * inverse_ + std::log(mass);
       }
     });
@@ -82,10 +84,10 @@ class LinearLogSums final : public LogPairs<T> {
       }
     });
     const double* steep =
-        bend_ < INFINITY ? suffix(anchors, [&](int64_t i) { return terms[0][i]; }) : nullptr;
+        pieces_.bend < INFINITY ? suffix(anchors, [&](int64_t i) { return terms[0][i]; }) : nullptr;
     const double* middle = suffix(anchors, [&](int64_t i) { return terms[1][i]; });
     const double* left =
-        left_ > 0.0 ? prefix(anchors, [&](int64_t i) { return terms[2][i]; }) : nullptr;
+        pieces_.left > 0.0 ? prefix(anchors, [&](int64_t i) { return terms[2][i]; }) : nullptr;
     if (items < call_.items.count) std::fill(out, out + call_.items.count, T(0));
     executor_.for_range(items, kGrain, [&](int64_t, int64_t begin, int64_t end) {
       const auto beyond = [&](double depth, double bend) {  // anchors with top - bend > depth
@@ -93,15 +95,15 @@ class LinearLogSums final : public LogPairs<T> {
                                     [&](double top) { return !(depth < top - bend); }) -
                places_.tops;
       };
-      int64_t in_steep = beyond(places_.depths[begin], bend_);
+      int64_t in_steep = beyond(places_.depths[begin], pieces_.bend);
       int64_t above = beyond(places_.depths[begin], 0.0);
       for (int64_t j = begin; j < end; ++j) {
         const double depth = places_.depths[j];
-        while (in_steep < anchors && !(depth < places_.tops[in_steep] - bend_)) ++in_steep;
+        while (in_steep < anchors && !(depth < places_.tops[in_steep] - pieces_.bend)) ++in_steep;
         while (above < anchors && !(depth < places_.tops[above])) ++above;
         double sum = middle_[j] * (middle[above] - middle[in_steep]);
-        if (steep != nullptr) sum += steep_ * steeper_[j] * steep[in_steep];
-        if (left != nullptr) sum -= left_ * lower_[j] * left[above];
+        if (steep != nullptr) sum += pieces_.steep * steeper_[j] * steep[in_steep];
+        if (left != nullptr) sum -= pieces_.left * lower_[j] * left[above];
         out[places_.item_places[j]] = static_cast<T>(inverse_ * places_.weights[j] * sum);
       }
     });
@@ -121,14 +123,11 @@ class LinearLogSums final : public LogPairs<T> {
       for (int64_t begin = first; begin < last; begin += kBlock) {
         const int64_t count = std::min(kBlock, last - begin);
         for (int64_t k = 0; k < count; ++k) {
-          const double top = places_.tops[begin + k], bottom = top - deepest_;
-          const double steep = steep_ * top + offset_, left = -left_ * bottom;
-          const double low = std::max(-left_ * top, top), other = std::max(left, bottom);
-          factors.peak[k] = std::max(low, other);
-          if (bend_ < INFINITY) factors.peak[k] = std::max(factors.peak[k], steep);
-          factors.steep[k] = steep - factors.peak[k];
-          factors.middle[k] = top - factors.peak[k];
-          factors.left[k] = left - factors.peak[k];
+          const LinearExponents e = linear_exponents(pieces_, places_.tops[begin + k], deepest_);
+          factors.peak[k] = e.peak;
+          factors.steep[k] = e.steep;
+          factors.middle[k] = e.middle;
+          factors.left[k] = e.left;
         }
         for (double* e : {factors.steep, factors.middle, factors.left}) {
           kernels<double>().scaled_exponentials(e, count, inverse_, 0.0, 1.0, e);
@@ -168,7 +167,7 @@ class LinearLogSums final : public LogPairs<T> {
   const Executor& executor_;
   const LogPlaces places_;
   const double inverse_;  // of the temperature
-  double left_ = 0.0, steep_ = 1.0, offset_ = 0.0, bend_ = INFINITY;
+  const LinearPieces pieces_;
   double deepest_ = 0.0;
   double *middle_ = nullptr, *steeper_ = nullptr, *lower_ = nullptr;  // exponentials of the items
 };

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "core/log_sums.h"
 #include "cpu/direct.h"
 
 namespace xrisk::cpu {
@@ -140,32 +140,16 @@ class DirectLogSums final : public LogPairs<T> {
   Items<T> items_;
 };
 
-// The whole number that 1 / temperature is, to T's rounding; 0 if it is none, or too large for the
-// power to be the faster way or its binomials to be numbers.
-template <class T>
-int64_t whole_inverse(double inverse_temperature) {
-  constexpr double kLargest = 512.0;
-  const double whole = std::round(inverse_temperature);
-  const double error = std::abs(inverse_temperature - whole);
-  const double rounding = static_cast<double>(std::numeric_limits<T>::epsilon());
-  const bool good = whole >= 1.0 && whole <= kLargest && error <= rounding * whole;
-  return good ? static_cast<int64_t>(whole) : 0;
-}
-
 // Whether differences of these scores, and exponents, are numbers, and there is what to sum.
 template <class T>
 bool fits_near_linear(const LogSums<T>& call) {
-  constexpr double kLargestReach = 1e140, kLargestExponent = 1e290;
   const Extremes<T> items = weighed_extremes(call.items);
   if (!items.any || call.anchor_count == 0) return false;
   const T anchors = kernels<T>().largest_magnitude(call.anchors, call.anchor_count);
   const double low = static_cast<double>(items.low), high = static_cast<double>(items.high);
   const double reach =
       static_cast<double>(anchors) + std::abs(low) + std::abs(high) + call.term.params.margin;
-  const double inverse = call.term.inverse_temperature;
-  const double steep = std::max(1.0, call.term.params.scale);
-  return reach < kLargestReach && inverse > 1e-100 &&
-         std::max(reach * reach, 2.0 * reach * steep) * inverse < kLargestExponent;
+  return fits_log_sums(reach, call.term.params.scale, call.term.inverse_temperature);
 }
 
 }  // namespace

@@ -80,10 +80,10 @@ __global__ void reduce_columns_kernel(const double* partial, int splits, int cha
   out[segment * capacity + o] = static_cast<T>(total);
 }
 
-// {lowest, highest} of the items that weigh something; a NaN stays. One block, then one more.
+// {lowest, highest} of a segment's items that weigh something; a NaN stays. Some blocks a segment,
+// then one more.
 template <class T>
-__global__ void extremes_kernel(const T* scores, const T* weights, int64_t count, T* low_out,
-                                T* high_out) {
+__global__ void extremes_kernel(Side<T> items, T* low_out, T* high_out) {
   XRISK_SHARED(T, lows, [kReduceThreads]);
   XRISK_SHARED(T, highs, [kReduceThreads]);
   T low = static_cast<T>(INFINITY), high = static_cast<T>(-INFINITY);
@@ -91,10 +91,12 @@ __global__ void extremes_kernel(const T* scores, const T* weights, int64_t count
   const auto lower = [](T a, T b) { return b < a || b != b ? b : a; };
   const auto higher = [](T a, T b) { return b > a || b != b ? b : a; };
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const int64_t segment = blockIdx.y, first = segment * items.capacity;
+  const int64_t count = items.live == nullptr ? items.capacity : items.live[segment];
   for (int64_t j = static_cast<int64_t>(blockIdx.x) * blockDim.x + t; j < count; j += step) {
-    if (weights != nullptr && weights[j] == T(0)) continue;
-    low = lower(low, scores[j]);
-    high = higher(high, scores[j]);
+    if (items.weights != nullptr && items.weights[first + j] == T(0)) continue;
+    low = lower(low, items.scores[first + j]);
+    high = higher(high, items.scores[first + j]);
   }
   lows[t] = low;
   highs[t] = high;
@@ -106,15 +108,18 @@ __global__ void extremes_kernel(const T* scores, const T* weights, int64_t count
     }
   }
   if (t == 0) {
-    low_out[blockIdx.x] = lows[0];
-    high_out[blockIdx.x] = highs[0];
+    low_out[segment * kExtremeBlocks + blockIdx.x] = lows[0];
+    high_out[segment * kExtremeBlocks + blockIdx.x] = highs[0];
   }
 }
 
 // The two ends of the block results: lowest of `lows`, highest of `highs` (their own ends are
-// ignored).
+// ignored). A block a segment.
 template <class T>
 __global__ void merge_extremes_kernel(const T* lows, const T* highs, int count, T* extremes) {
+  lows += int64_t{blockIdx.x} * kExtremeBlocks;
+  highs += int64_t{blockIdx.x} * kExtremeBlocks;
+  extremes += 2 * int64_t{blockIdx.x};
   T low = lows[0], high = highs[0];
   for (int k = 1; k < count; ++k) {
     low = lows[k] < low || lows[k] != lows[k] ? lows[k] : low;
@@ -126,14 +131,17 @@ __global__ void merge_extremes_kernel(const T* lows, const T* highs, int count, 
 
 // From masses and their slopes to log sums: log_sum = peak / temperature + log(mass).
 template <Surrogate kKind, class T>
-__global__ void finish_log_rows_kernel(const T* anchors, const T* extremes, int64_t count,
-                                       double margin, const double* scale,
-                                       const double* temperature, double* sums, double* slopes,
-                                       double* masses) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= count) return;
+__global__ void finish_log_rows_kernel(Side<T> anchors, const T* extremes, double margin,
+                                       const double* scale, const double* temperature, double* sums,
+                                       double* slopes, double* masses) {
+  const int64_t segment = blockIdx.y;
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (k >= (anchors.live == nullptr ? anchors.capacity : anchors.live[segment])) return;
+  const int64_t i = segment * anchors.capacity + k;
+  extremes += 2 * segment;
   const auto phi = make_surrogate<kKind, T>(SurrogateParams{margin, *scale});
-  const double peak = static_cast<double>(peak_of(phi, anchors[i], extremes[0], extremes[1]));
+  const double peak =
+      static_cast<double>(peak_of(phi, anchors.scores[i], extremes[0], extremes[1]));
   const double mass = masses[i];
   if (extremes[0] > extremes[1]) {  // no item
     sums[i] = -INFINITY;
@@ -151,21 +159,21 @@ __global__ void finish_log_rows_kernel(const T* anchors, const T* extremes, int6
 // ---- launches
 
 template <class T>
-size_t extremes_bytes() {
-  return (2 * kExtremeBlocks + 2 + 14) / 16 * 16 * sizeof(T);
+size_t extremes_bytes(int segments) {
+  return segments * (2 * size_t{kExtremeBlocks} + 2 + 14) / 16 * 16 * sizeof(T);
 }
 
-// Leaves {lowest, highest} at the start of `workspace`.
+// Leaves {lowest, highest} of the segments at the start of `workspace`.
 template <class T>
-cudaError_t launch_extremes(const Side<T>& items, T* workspace, cudaStream_t stream) {
+cudaError_t launch_extremes(const Side<T>& items, int segments, T* workspace, cudaStream_t stream) {
   const int blocks = static_cast<int>(std::min<int64_t>(
       kExtremeBlocks, std::max<int64_t>(1, divide_up(items.capacity, kReduceThreads))));
-  T* lows = workspace + 2;
-  T* highs = lows + kExtremeBlocks;
-  XRISK_LAUNCH((extremes_kernel<T>), blocks, kReduceThreads, 0, stream, items.scores, items.weights,
-               items.capacity, lows, highs);
-  XRISK_LAUNCH((merge_extremes_kernel<T>), 1, 1, 0, stream, static_cast<const T*>(lows),
-               static_cast<const T*>(highs), blocks, workspace);
+  T* lows = workspace + 2 * segments;
+  T* highs = lows + segments * kExtremeBlocks;
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(segments));
+  XRISK_LAUNCH((extremes_kernel<T>), grid, kReduceThreads, 0, stream, items, lows, highs);
+  XRISK_LAUNCH((merge_extremes_kernel<T>), static_cast<unsigned>(segments), 1, 0, stream,
+               static_cast<const T*>(lows), static_cast<const T*>(highs), blocks, workspace);
   return cudaGetLastError();
 }
 
@@ -174,7 +182,7 @@ size_t direct_rows_bytes(const PairProblem<T>& problem) {
   const DirectPlan<Tile> plan(problem.anchors.capacity, problem.items.capacity, problem.segments,
                               problem.channels);
   return plan.problems * plan.splits * 2 * problem.anchors.capacity * sizeof(double) +
-         extremes_bytes<T>();
+         extremes_bytes<T>(problem.segments);
 }
 
 template <class Tile, class T>
@@ -182,7 +190,7 @@ size_t direct_columns_bytes(const PairProblem<T>& problem) {
   const DirectPlan<Tile> plan(problem.items.capacity, problem.anchors.capacity, problem.segments,
                               problem.channels);
   return plan.problems * plan.splits * problem.items.capacity * sizeof(double) +
-         extremes_bytes<T>();
+         extremes_bytes<T>(problem.segments);
 }
 
 template <class Tile, bool kExponential, class T>
@@ -191,10 +199,10 @@ cudaError_t direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t s
   const int64_t anchors = problem.anchors.capacity;
   if (anchors == 0 || problem.segments == 0 || problem.channels == 0) return cudaSuccess;
   const DirectPlan<Tile> plan(anchors, problem.items.capacity, problem.segments, problem.channels);
-  if (!plan.fits() || (kExponential && plan.problems > 1)) return cudaErrorInvalidValue;
+  if (!plan.fits() || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
   T* extremes = static_cast<T*>(workspace);
   if (kExponential) {
-    const cudaError_t status = launch_extremes(problem.items, extremes, stream);
+    const cudaError_t status = launch_extremes(problem.items, problem.segments, extremes, stream);
     if (status != cudaSuccess) return status;
   }
   DirectArgs<T> args;
@@ -212,7 +220,8 @@ cudaError_t direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t s
   args.scale = problem.scale;
   args.temperature = problem.temperature;
   args.extremes = extremes;
-  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) + extremes_bytes<T>());
+  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
+                                           extremes_bytes<T>(problem.segments));
   double* sums = kExponential ? call.masses : call.sums;
   visit_kind(problem.surrogate, [&](auto kind) {
     constexpr Surrogate kKind = decltype(kind)::value;
@@ -224,8 +233,8 @@ cudaError_t direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t s
                  static_cast<const double*>(args.partial), args.splits, args.channels, anchors,
                  args.outer_live, sums, call.slopes);
     if constexpr (kExponential) {
-      XRISK_LAUNCH((finish_log_rows_kernel<kKind, T>), grid.x, kReduceThreads, 0, stream,
-                   args.outer, args.extremes, anchors, args.margin, args.scale, args.temperature,
+      XRISK_LAUNCH((finish_log_rows_kernel<kKind, T>), grid, kReduceThreads, 0, stream,
+                   problem.anchors, args.extremes, args.margin, args.scale, args.temperature,
                    call.sums, call.slopes, call.masses);
     }
   });
@@ -238,10 +247,10 @@ cudaError_t direct_columns(const PairColumns<T>& call, void* workspace, cudaStre
   const int64_t items = problem.items.capacity;
   if (items == 0 || problem.segments == 0) return cudaSuccess;
   const DirectPlan<Tile> plan(items, problem.anchors.capacity, problem.segments, problem.channels);
-  if (!plan.fits() || (kExponential && plan.problems > 1)) return cudaErrorInvalidValue;
+  if (!plan.fits() || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
   T* extremes = static_cast<T*>(workspace);
   if (kExponential) {
-    const cudaError_t status = launch_extremes(problem.items, extremes, stream);
+    const cudaError_t status = launch_extremes(problem.items, problem.segments, extremes, stream);
     if (status != cudaSuccess) return status;
   }
   DirectArgs<T> args;
@@ -260,7 +269,8 @@ cudaError_t direct_columns(const PairColumns<T>& call, void* workspace, cudaStre
   args.scale = problem.scale;
   args.temperature = problem.temperature;
   args.extremes = extremes;
-  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) + extremes_bytes<T>());
+  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
+                                           extremes_bytes<T>(problem.segments));
   visit_kind(problem.surrogate, [&](auto kind) {
     XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, false, T>), plan.grid(),
                  Tile::kThreads, 0, stream, args);

@@ -114,16 +114,9 @@ __device__ ListResult block_soft_ranks(const BlockList<T>& list) {
       own[i] = weights[i] * sums[1] + (positive_weights[i] - weights[i]) * sums[3];
       return;
     }
-    RankTerms terms = {0.0, 0.0};
-    if (approx) terms = approx_ndcg_rule(gains[i] * inverse_ideal, rank);
-    for (int c = 0; !approx && c < options.cutoff_count; ++c) {
-      const double cutoff = static_cast<double>(options.cutoffs[c]);
-      const RankTerms of_cutoff = recall_rule(rank, cutoff, inverse_heat);
-      const double part =
-          static_cast<double>(w[i]) / (fmin(cutoff, list.relevant_weight) * options.cutoff_count);
-      terms.value += part * of_cutoff.value;
-      terms.weight += part * of_cutoff.weight;
-    }
+    const RankTerms terms = approx ? approx_ndcg_rule(gains[i] * inverse_ideal, rank)
+                                   : recall_terms(options, rank, static_cast<double>(w[i]),
+                                                  list.relevant_weight, inverse_heat);
     value += terms.value;
     weights[i] = terms.weight;
     own[i] = terms.weight * sums[1];

@@ -151,6 +151,21 @@ __device__ double list_gains(const BlockList<T>& list, int64_t top_k, double* ga
   return ideal > 0.0 ? 1.0 / ideal : 0.0;
 }
 
+// Recall@k over the cutoffs, of an anchor and its rank.
+__device__ __forceinline__ RankTerms recall_terms(const ListOptions& options, double rank,
+                                                  double weight, double relevant_weight,
+                                                  double inverse_temperature) {
+  RankTerms terms = {0.0, 0.0};
+  for (int c = 0; c < options.cutoff_count; ++c) {
+    const double cutoff = static_cast<double>(options.cutoffs[c]);
+    const RankTerms of_cutoff = recall_rule(rank, cutoff, inverse_temperature);
+    const double part = weight / (fmin(cutoff, relevant_weight) * options.cutoff_count);
+    terms.value += part * of_cutoff.value;
+    terms.weight += part * of_cutoff.weight;
+  }
+  return terms;
+}
+
 template <int kThreads, class T>
 __device__ void write_gradient(const BlockList<T>& list, const double* gradient) {
   if (list.gradient == nullptr) return;

@@ -1,5 +1,7 @@
-// Launches the losses of ranked lists: a block a list, then the reduction over the lists.
+// Launches the losses of ranked lists: a block a list, long lists by near-linear sums where there
+// are such; then the reduction over the lists.
 #include "cuda/listwise_kernels.h"
+#include "cuda/listwise_near_launch.h"
 #include "cuda/listwise_neural.h"
 #include "cuda/workspace.h"
 
@@ -108,11 +110,14 @@ __device__ ListResult solve(const BlockList<T>& list) {
   }
 }
 
+// `near`: lists with bins are not for this kernel; null: all are.
 template <int kBlock, Family kFamily, class T>
 __global__ void __launch_bounds__(kBlock)
-    listwise_kernel(ListwiseStep<T> call, ListBuffers<T> buffers, int64_t edges, int64_t vectors) {
+    listwise_kernel(ListwiseStep<T> call, ListBuffers<T> buffers, int64_t edges, int64_t vectors,
+                    const SmoothBins* near) {
   const bool of_levels = call.options.loss <= ListLoss::kListMLE;
   for (int64_t q = blockIdx.x; q < call.lists; q += gridDim.x) {
+    if (near != nullptr && near[q].bins > 0) continue;  // the whole block
     BlockList<T> list{call, space_of_block(call, buffers.space, edges, vectors)};
     gather_list<kBlock>(list, q);
     const bool has_order = of_levels ? list.two_levels : list.relevant > 0;
@@ -164,7 +169,8 @@ template <class T>
 size_t listwise_step_workspace_bytes(const ListwiseStep<T>& call) {
   Carver carver(nullptr);
   carve(call, carver);
-  return carver.used();
+  const size_t near = NearListwise<T>::applies(call) ? NearListwise<T>(call, nullptr).bytes() : 0;
+  return carver.used() + near;
 }
 
 template <class T>
@@ -172,14 +178,21 @@ cudaError_t launch_listwise_step(const ListwiseStep<T>& call, void* workspace,
                                  size_t workspace_bytes, cudaStream_t stream) {
   Carver carver(workspace);
   const ListBuffers<T> buffers = carve(call, carver);
-  if (carver.used() > workspace_bytes) return cudaErrorInvalidValue;
+  std::optional<NearListwise<T>> near;
+  if (NearListwise<T>::applies(call)) {
+    near.emplace(call, static_cast<char*>(workspace) + carver.used());
+  }
+  if (carver.used() + (near ? near->bytes() : 0) > workspace_bytes) return cudaErrorInvalidValue;
+  if (near) XRISK_RETURN_IF_ERROR(near->prepare(stream));
   if (call.lists > 0) {
     visit_family(call.options.loss, [&](auto family) {
       XRISK_LAUNCH((listwise_kernel<kThreads, decltype(family)::value, T>),
                    static_cast<unsigned>(blocks_of(call)), kThreads, 0, stream, call, buffers,
-                   edges_of(call.options), vectors_of(call.options));
+                   edges_of(call.options), vectors_of(call.options),
+                   near ? near->plans() : static_cast<const SmoothBins*>(nullptr));
     });
   }
+  if (near) XRISK_RETURN_IF_ERROR(near->run(buffers.masses, stream));
   if (call.reduction != ListReduction::kNone) {
     const int64_t blocks = call.lists < 1                 ? 1
                            : call.lists < call.max_blocks ? call.lists

@@ -91,4 +91,29 @@ size_t smooth_columns_workspace_bytes(const PairProblem<T>& problem);
 template <class T>
 cudaError_t launch_smooth_columns(const PairColumns<T>& call, void* workspace, cudaStream_t stream);
 
+// The near-linear algorithms of the log sums, with a temperature and one channel: exact for hinge,
+// barrier hinge, and logistic where 1 / temperature is a whole number up to 512; with the error of
+// the CPU's for the squared hinge. Segments whose temperature is none such, whose scores are not
+// finite or span 2^31 layers of the squared hinge, take the direct algorithm on the device's own
+// decision.
+inline bool has_sorted_log_sums(Surrogate surrogate) {
+  return surrogate == Surrogate::kHinge || surrogate == Surrogate::kBarrierHinge ||
+         surrogate == Surrogate::kLogistic;
+}
+inline bool has_smooth_log_sums(Surrogate surrogate) {
+  return surrogate == Surrogate::kSquaredHinge;
+}
+inline bool has_near_log_sums(Surrogate surrogate) {
+  return has_sorted_log_sums(surrogate) || has_smooth_log_sums(surrogate);
+}
+template <class T>
+size_t near_log_rows_workspace_bytes(const PairProblem<T>& problem);
+template <class T>
+cudaError_t launch_near_log_rows(const PairRows<T>& call, void* workspace, cudaStream_t stream);
+template <class T>
+size_t near_log_columns_workspace_bytes(const PairProblem<T>& problem);
+template <class T>
+cudaError_t launch_near_log_columns(const PairColumns<T>& call, void* workspace,
+                                    cudaStream_t stream);
+
 }  // namespace xrisk::cuda

@@ -1,5 +1,6 @@
 // Schedules the step: a small batch in one launch; else compact -> prepare -> rows -> propose ->
-// state -> settle -> columns -> gradient. Batches where it pays take the sorted sums.
+// state -> settle -> columns -> gradient. Batches where it pays take the sorted sums, or the
+// near-linear log sums.
 #include "cuda/partial_auc_step.h"
 
 #include <algorithm>
@@ -16,6 +17,7 @@ namespace {
 constexpr int kEntriesAThread = 8;
 constexpr int kPhaseThreads = 512;
 constexpr int64_t kSortFromBatch = 65536;
+constexpr int64_t kNearLogFromBatch = 32768;  // an exponential a pair
 
 template <Surrogate kKind, class T, class State>
 __global__ void __launch_bounds__(kPhaseThreads)
@@ -62,7 +64,7 @@ struct Step {
   PartialPairs<T> pairs;
   PairProblem<T> problem;
   MovingAverage<State, double, double> update;
-  bool sorted;
+  bool sorted, near_log;
   size_t shared_bytes;
   void* shared;
   size_t bytes;
@@ -76,6 +78,10 @@ struct Step {
     sorted = kind_of(call.rule, has_state) == PairKind::kPlain && sorts(batch.surrogate) &&
              (batch.algorithm == Algorithm::kSort ||
               (batch.algorithm == Algorithm::kAuto && batch.batch >= kSortFromBatch));
+    near_log = is_log_sum(call.rule) && has_near_log_sums(batch.surrogate) &&
+               cells < int64_t{1} << 31 &&
+               (batch.algorithm == Algorithm::kSort ||
+                (batch.algorithm == Algorithm::kAuto && batch.batch >= kNearLogFromBatch));
     Carver carver(workspace);
     StepBuffers<T>& step = buffers.step;
     step = {};
@@ -94,11 +100,16 @@ struct Step {
     }
     buffers.factor = carver.take<double>(batch.labels);
     buffers.one = carver.take<double>(1);
+    buffers.log_sums = near_log;
     make_parts();
     shared_bytes = 0;
     if (sorted) {
       shared_bytes =
           std::max(sorted_rows_workspace_bytes(problem), sorted_columns_workspace_bytes(problem));
+    }
+    if (near_log) {
+      shared_bytes = std::max(near_log_rows_workspace_bytes(problem),
+                              near_log_columns_workspace_bytes(problem));
     }
     if (has_state) {
       shared_bytes = std::max(shared_bytes, moving_average_workspace_bytes(update));
@@ -129,6 +140,7 @@ struct Step {
     pairs.columns = step.columns;
     problem.anchors = {step.anchors, nullptr, batch.batch, step.live};
     problem.items = {step.items, step.item_weights, batch.batch, nullptr};
+    if (near_log) problem.temperature = call.schedules.kl_weight;
     update.rows = batch.rows;
     update.index = step.ids;
     update.entries = batch.batch;
@@ -142,11 +154,19 @@ struct Step {
   }
 
   cudaError_t rows(cudaStream_t stream) const {
+    if (near_log) {
+      return launch_near_log_rows(PairRows<T>{problem, buffers.above, pairs.slopes, pairs.sums},
+                                  shared, stream);
+    }
     if (!sorted) return launch_partial_rows(pairs, stream);
     return launch_sorted_rows(PairRows<T>{problem, pairs.sums, pairs.slopes, nullptr}, shared,
                               stream);
   }
   cudaError_t columns(cudaStream_t stream) const {
+    if (near_log) {
+      return launch_near_log_columns(
+          PairColumns<T>{problem, pairs.column_weights, pairs.sums, pairs.columns}, shared, stream);
+    }
     if (!sorted) return launch_partial_columns(pairs, stream);
     return launch_sorted_columns(
         PairColumns<T>{problem, pairs.column_weights, nullptr, pairs.columns}, shared, stream);

@@ -28,6 +28,7 @@ struct PartialBuffers {
   double* next;         // [L, B] thresholds after the step
   double* factor;       // [L] of the columns and the own slopes
   double* one;          // 1: the gamma of an assignment
+  bool log_sums;        // KL: the rows leave log sums in `above`, their slopes, and masses in sums
 };
 
 XRISK_HD bool keeps_thresholds(PartialRule rule) {
@@ -131,7 +132,10 @@ __device__ void propose(const PartialLabel<T, State>& work) {
     const int64_t at = first + i;
     const double shift = work.buffers.shifts[at];
     double value = 0.0;
-    if (is_log_sum(call.rule)) {
+    if (work.buffers.log_sums) {
+      value = work.buffers.above[at] - log_weight;
+      work.buffers.above[at] = value;
+    } else if (is_log_sum(call.rule)) {
       const double mass = step.sums[at];
       value = shift / *call.schedules.kl_weight + log(mass) - log_weight;
       step.slopes[at] /= mass;
@@ -246,7 +250,8 @@ __device__ void settle(const PartialLabel<T, State>& work, const double* blends)
     } else {
       value += weight * step.sums[at];
     }
-    column = kind == PairKind::kExponential ? weight / step.sums[at] : weight;
+    const bool over_mass = kind == PairKind::kExponential && !work.buffers.log_sums;
+    column = over_mass ? weight / step.sums[at] : weight;
     step.slopes[at] *= weight;
     step.weights[at] = column;
   }

@@ -233,6 +233,14 @@ struct TableMemory {
   }
 };
 
+// Of a side that is only sorted: no moments, weights where they stood.
+template <class T, class W, class Shape>
+TableMemory<T, W> sorted_memory(Carver& carver, int64_t capacity, int segments) {
+  TableMemory<T, W> memory;
+  memory.lay_out(carver, capacity, segments, 1, false, {false, false}, Tiles<Shape::kBlock, 1>());
+  return memory;
+}
+
 // Sorts by score, then, stably, by segment.
 template <class T, class W>
 cudaError_t sort_entries(TableMemory<T, W>& memory, const Side<T>& side, const W* weights,

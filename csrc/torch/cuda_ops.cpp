@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include "core/log_sums.h"
 #include "cuda/moving_average.h"
 #include "cuda/pairs.h"
 #include "cuda/score_step.h"
@@ -29,6 +30,7 @@ namespace {
 // Pairs from which a near-linear algorithm is faster than the direct one; from shapes alone.
 constexpr double kSortFromPairs = 1e9;
 constexpr double kSmoothFromPairs = 2.5e8;  // an exponential a pair
+constexpr double kNearLogFromPairs = 2.5e8;
 
 template <class T>
 cuda::PairProblem<T> problem_of(const Pairs& pairs, const cpu::PairwiseSpec& spec,
@@ -149,11 +151,30 @@ at::Tensor pairwise_sums_columns_cuda(const at::Tensor& anchors, const at::Tenso
   return out;
 }
 
-void check_direct_log_sums(const char* op, int64_t algorithm) {
+// The algorithm of the log sums that runs. Whether 1 / temperature is a whole number the device
+// alone knows: where it is none, "sort" asks for the exact sum, which direct is.
+Algorithm log_algorithm_of(const char* op, const cpu::PairwiseSpec& spec, int64_t algorithm,
+                           const Pairs& pairs, const at::Tensor& temperature) {
   check_algorithm_number(op, algorithm);
   const auto wanted = static_cast<Algorithm>(algorithm);
-  TORCH_CHECK_VALUE(wanted == Algorithm::kAuto || wanted == Algorithm::kDirect, op,
-                    ": on CUDA log sums have the algorithm \"direct\" alone");
+  TORCH_CHECK_VALUE(wanted != Algorithm::kSmooth || cuda::has_smooth_log_sums(spec.surrogate), op,
+                    ": algorithm \"smooth\" is for squared_hinge");
+  bool exact = cuda::has_sorted_log_sums(spec.surrogate);
+  if (debugging() && wanted == Algorithm::kSort && spec.surrogate == Surrogate::kLogistic) {
+    const double inverse = 1.0 / temperature.item<double>();
+    exact = pairs.type == at::kDouble ? whole_inverse<double>(inverse) > 0
+                                      : whole_inverse<float>(inverse) > 0;
+  }
+  TORCH_CHECK_VALUE(wanted != Algorithm::kSort || exact, op,
+                    ": algorithm \"sort\" is for hinge, barrier_hinge, and logistic where "
+                    "1 / temperature is a whole number up to 512");
+  if (wanted != Algorithm::kAuto) return wanted;
+  const double pair_count =
+      static_cast<double>(pairs.anchors.numel()) * static_cast<double>(pairs.items.numel());
+  if (!cuda::has_near_log_sums(spec.surrogate) || pair_count < kNearLogFromPairs) {
+    return Algorithm::kDirect;
+  }
+  return exact ? Algorithm::kSort : Algorithm::kSmooth;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
@@ -162,7 +183,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
     const at::Tensor& temperature, double margin, int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_log_sums";
   const NoAutocast no_autocast;
-  check_direct_log_sums(kOp, algorithm);
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   debug_check_weights(kOp, pairs.weights, true);
@@ -173,6 +193,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
   const at::Tensor heat = device_number(temperature, anchors, kOp, "temperature");
   debug_check_temperature(kOp, heat);
   debug_check_scale(kOp, spec, factor);
+  const Algorithm chosen = log_algorithm_of(kOp, spec, algorithm, pairs, heat);
   at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
   at::Tensor masses = empty_rows(pairs, at::kDouble);
   visit_floating(pairs.type, [&](auto zero) {
@@ -180,9 +201,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows_cuda(
     cuda::PairRows<T> call{problem_of<T>(pairs, spec, factor), sums.mutable_data_ptr<double>(),
                            slopes.mutable_data_ptr<double>(), masses.mutable_data_ptr<double>()};
     call.problem.temperature = heat.const_data_ptr<double>();
-    const at::Tensor space =
-        workspace_like(anchors, cuda::direct_rows_workspace_bytes(call.problem));
-    C10_CUDA_CHECK(cuda::launch_direct_rows(call, space.mutable_data_ptr(), stream_of(anchors)));
+    const bool near = chosen != Algorithm::kDirect;
+    const size_t bytes = near ? cuda::near_log_rows_workspace_bytes(call.problem)
+                              : cuda::direct_rows_workspace_bytes(call.problem);
+    const at::Tensor space = workspace_like(anchors, bytes);
+    const auto launch = near ? cuda::launch_near_log_rows<T> : cuda::launch_direct_rows<T>;
+    C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
   });
   return {sums.to(pairs.type), slopes.to(pairs.type), masses.to(pairs.type)};
 }
@@ -195,7 +219,6 @@ at::Tensor pairwise_log_sums_columns_cuda(const at::Tensor& anchors, const at::T
                                           int64_t surrogate, int64_t algorithm) {
   constexpr const char* kOp = "pairwise_log_sums_columns";
   const NoAutocast no_autocast;
-  check_direct_log_sums(kOp, algorithm);
   const c10::cuda::CUDAGuard guard(anchors.device());
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, true);
   debug_check_weights(kOp, pairs.weights, true);
@@ -203,6 +226,7 @@ at::Tensor pairwise_log_sums_columns_cuda(const at::Tensor& anchors, const at::T
   const at::Tensor factor = device_number(scale, anchors, kOp, "scale");
   const at::Tensor heat = device_number(temperature, anchors, kOp, "temperature");
   debug_check_temperature(kOp, heat);
+  const Algorithm chosen = log_algorithm_of(kOp, spec, algorithm, pairs, heat);
   for (const at::Tensor& rows : {anchor_weights, masses}) {
     check_device(rows, anchors, kOp, "anchor_weights and masses");
     TORCH_CHECK_VALUE(rows.numel() == anchors.numel(), kOp,
@@ -216,9 +240,12 @@ at::Tensor pairwise_log_sums_columns_cuda(const at::Tensor& anchors, const at::T
     cuda::PairColumns<T> call{problem_of<T>(pairs, spec, factor), weights.const_data_ptr<double>(),
                               sums.const_data_ptr<double>(), out.mutable_data_ptr<T>()};
     call.problem.temperature = heat.const_data_ptr<double>();
-    const at::Tensor space =
-        workspace_like(anchors, cuda::direct_columns_workspace_bytes(call.problem));
-    C10_CUDA_CHECK(cuda::launch_direct_columns(call, space.mutable_data_ptr(), stream_of(anchors)));
+    const bool near = chosen != Algorithm::kDirect;
+    const size_t bytes = near ? cuda::near_log_columns_workspace_bytes(call.problem)
+                              : cuda::direct_columns_workspace_bytes(call.problem);
+    const at::Tensor space = workspace_like(anchors, bytes);
+    const auto launch = near ? cuda::launch_near_log_columns<T> : cuda::launch_direct_columns<T>;
+    C10_CUDA_CHECK(launch(call, space.mutable_data_ptr(), stream_of(anchors)));
   });
   return out;
 }

@@ -191,7 +191,9 @@ def pairwise_log_sums(
             for hinge, barrier hinge, and logistic where ``1 / temperature`` is a whole number up to
             512 (to the rounding of the scores' dtype). ``"smooth"`` is near-linear for the squared
             hinge, with a bounded error, see below. ``"auto"`` chooses by the sizes. Scores with an
-            infinity or a NaN always take the direct algorithm. On CUDA there is ``"direct"`` alone.
+            infinity or a NaN always take the direct algorithm. On CUDA the host does not
+            look at the temperature: ``"sort"`` takes the direct algorithm where the device finds
+            that of a logistic to be none such.
 
     The error of ``"smooth"``, whatever the scores, weights and temperature T: at most 1e-6 in
     float32 and 1e-12 in float64 of ``1 + |log sum|``, and for the gradients of
