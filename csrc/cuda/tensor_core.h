@@ -66,25 +66,29 @@ __device__ __forceinline__ void load_transposed(const uint16_t* row, uint32_t (&
 #define XRISK_TENSOR_CORE(...) asm volatile(__VA_ARGS__)
 #endif
 
-uint32_t Bfloat16::pack(float low, float high) {
+__device__ __forceinline__ uint32_t Bfloat16::pack(float low, float high) {
   uint32_t pair = 0;
   XRISK_TENSOR_CORE("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
-float Bfloat16::low(uint32_t pair) { return __uint_as_float(pair << 16); }
-float Bfloat16::high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ float Bfloat16::low(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+__device__ __forceinline__ float Bfloat16::high(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
 
-uint32_t Float16::pack(float low, float high) {
+__device__ __forceinline__ uint32_t Float16::pack(float low, float high) {
   uint32_t pair = 0;
   XRISK_TENSOR_CORE("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
-float Float16::low(uint32_t pair) {
+__device__ __forceinline__ float Float16::low(uint32_t pair) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(static_cast<uint16_t>(pair)));
   return x;
 }
-float Float16::high(uint32_t pair) { return low(pair >> 16); }
+__device__ __forceinline__ float Float16::high(uint32_t pair) { return low(pair >> 16); }
 
 #define XRISK_MULTIPLY_ADD(Half, type)                                                             \
   template <>                                                                                      \
@@ -101,14 +105,14 @@ XRISK_MULTIPLY_ADD(Bfloat16, "bf16")
 XRISK_MULTIPLY_ADD(Float16, "f16")
 #undef XRISK_MULTIPLY_ADD
 
-void load_matrices(const uint16_t* row, uint32_t (&pairs)[4]) {
+__device__ __forceinline__ void load_matrices(const uint16_t* row, uint32_t (&pairs)[4]) {
   XRISK_TENSOR_CORE(
       "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(pairs[0]),
       "=r"(pairs[1]), "=r"(pairs[2]),
       "=r"(pairs[3]) : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row))) : "memory");
 }
 
-void load_transposed(const uint16_t* row, uint32_t (&pairs)[4]) {
+__device__ __forceinline__ void load_transposed(const uint16_t* row, uint32_t (&pairs)[4]) {
   XRISK_TENSOR_CORE(
       "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(pairs[0]),
       "=r"(pairs[1]), "=r"(pairs[2]),
@@ -121,7 +125,7 @@ void load_transposed(const uint16_t* row, uint32_t (&pairs)[4]) {
 
 // Of a float: sign, then the leading bits of its magnitude, rounded to nearest-even. Numbers below
 // the normal range of float16 are multiples of 2^-24, which a sum with 0.5 lines up.
-uint32_t Bfloat16::pack(float low, float high) {
+__device__ __forceinline__ uint32_t Bfloat16::pack(float low, float high) {
   const auto rounded = [](float x) {
     const uint32_t bits = __float_as_uint(x);
     if (x != x) return 0x7fffu;
@@ -129,10 +133,14 @@ uint32_t Bfloat16::pack(float low, float high) {
   };
   return rounded(low) | rounded(high) << 16;
 }
-float Bfloat16::low(uint32_t pair) { return __uint_as_float(pair << 16); }
-float Bfloat16::high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ float Bfloat16::low(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+__device__ __forceinline__ float Bfloat16::high(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
 
-uint32_t Float16::pack(float low, float high) {
+__device__ __forceinline__ uint32_t Float16::pack(float low, float high) {
   const auto rounded = [](float x) {
     const uint32_t bits = __float_as_uint(x) & 0x7fffffffu,
                    sign = __float_as_uint(x) >> 16 & 0x8000;
@@ -143,17 +151,18 @@ uint32_t Float16::pack(float low, float high) {
   };
   return rounded(low) | rounded(high) << 16;
 }
-float Float16::low(uint32_t pair) {
+__device__ __forceinline__ float Float16::low(uint32_t pair) {
   const uint32_t sign = (pair & 0x8000u) << 16, bits = pair & 0x7fffu;
   if (bits >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (bits & 0x3ffu) << 13);
   const float size = bits < 0x400u ? static_cast<float>(bits) * 0x1p-24f
                                    : __uint_as_float((bits << 13) + 0x38000000u);
   return __uint_as_float(sign | __float_as_uint(size));
 }
-float Float16::high(uint32_t pair) { return low(pair >> 16); }
+__device__ __forceinline__ float Float16::high(uint32_t pair) { return low(pair >> 16); }
 
 template <class Half>
-void multiply_add(const LeftFragment& left, const RightFragment& right, SumFragment& sums) {
+__device__ __forceinline__ void multiply_add(const LeftFragment& left, const RightFragment& right,
+                                             SumFragment& sums) {
   struct Factors {
     LeftFragment left;
     RightFragment right;
@@ -174,7 +183,7 @@ void multiply_add(const LeftFragment& left, const RightFragment& right, SumFragm
   }
 }
 
-void load_matrices(const uint16_t* row, uint32_t (&pairs)[4]) {
+__device__ __forceinline__ void load_matrices(const uint16_t* row, uint32_t (&pairs)[4]) {
   const auto rows = simt::gather_warp(row, {__FILE__, __LINE__});
   const int g = lane_index() / 4, t = lane_index() % 4;
   for (int m = 0; m < 4; ++m) {
@@ -183,7 +192,7 @@ void load_matrices(const uint16_t* row, uint32_t (&pairs)[4]) {
   }
 }
 
-void load_transposed(const uint16_t* row, uint32_t (&pairs)[4]) {
+__device__ __forceinline__ void load_transposed(const uint16_t* row, uint32_t (&pairs)[4]) {
   const auto rows = simt::gather_warp(row, {__FILE__, __LINE__});
   const int g = lane_index() / 4, t = lane_index() % 4;
   for (int m = 0; m < 4; ++m) {
