@@ -52,8 +52,7 @@ __device__ __forceinline__ void multiply_add(const LeftFragment& left, const Rig
                                              SumFragment& sums);
 
 // Four matrices [8, 8] from shared memory: lanes 8m .. 8m+7 bring the rows of matrix m, 16 bytes
-// each and so aligned. Lane 4 g + t gets elements 2t and 2t+1 of row g, or, transposed, of column
-// g.
+// each and so aligned. Lane 4 g + t gets elements 2t, 2t+1 of row g, or, transposed, of column g.
 __device__ __forceinline__ void load_matrices(const uint16_t* row, uint32_t (&pairs)[4]);
 __device__ __forceinline__ void load_transposed(const uint16_t* row, uint32_t (&pairs)[4]);
 
@@ -123,8 +122,6 @@ __device__ __forceinline__ void load_transposed(const uint16_t* row, uint32_t (&
 
 #else
 
-// Of a float: sign, then the leading bits of its magnitude, rounded to nearest-even. Numbers below
-// the normal range of float16 are multiples of 2^-24, which a sum with 0.5 lines up.
 __device__ __forceinline__ uint32_t Bfloat16::pack(float low, float high) {
   const auto rounded = [](float x) {
     const uint32_t bits = __float_as_uint(x);
@@ -146,6 +143,7 @@ __device__ __forceinline__ uint32_t Float16::pack(float low, float high) {
                    sign = __float_as_uint(x) >> 16 & 0x8000;
     if (x != x) return sign | 0x7fffu;
     if (bits >= 0x477ff000u) return sign | 0x7c00u;  // 65520 and more
+    // below the normal range: multiples of 2^-24, which a sum with 0.5 lines up
     if (bits < 0x38800000u) return sign | (__float_as_uint(__uint_as_float(bits) + 0.5f) & 0x7ffu);
     return sign | (bits - 0x38000000u + 0xfffu + (bits >> 13 & 1)) >> 13;
   };
