@@ -3,8 +3,6 @@
 // cuda/similarity.h.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
 #include <cstdint>
 
