@@ -31,10 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MARKER, END_MARKER = "<!-- gpu -->", "<!-- /gpu -->"
 CMAKE_BUILD = ROOT / "build" / "cmake" / "gpu"
+KEPT = 12000  # characters of a command's output
 STAGE_SECONDS = 540  # a stage must fit a call of ten minutes
 SANITIZED_TESTS = (
     "test_block_reduce", "test_last_block", "test_moving_average", "test_score_step",
-    "test_info_nce",
+    "test_info_nce", "test_tensor_core", "test_streamed_similarity",
 )  # fmt: skip
 
 Report = dict[str, Any]
@@ -55,9 +56,9 @@ def run(command: list[str], **environment: str) -> Report:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         status = 124
-    print(output[-4000:], flush=True)
+    print(output[-KEPT:], flush=True)
     seconds = round(time.perf_counter() - start, 1)
-    return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-4000:]}
+    return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-KEPT:]}
 
 
 def build(_: Report) -> Report:
@@ -133,6 +134,13 @@ def ceilings(_: Report) -> Report:
     }
 
 
+def similarities(_: Report) -> Report:
+    """Both ways to the similarities of 16-bit embeddings: against float64, and their times."""
+    found = run([sys.executable, "benchmarks/streamed_similarities.py"])
+    lines = [line for line in found["tail"].splitlines() if line.startswith("{")]
+    return found | {"cases": {str(k): json.loads(line) for k, line in enumerate(lines)}}
+
+
 def races(*chosen: str) -> Callable[[Report], Report]:
     """A part of the benchmarks: a race that is cut off loses the figures of its whole part."""
 
@@ -156,6 +164,7 @@ STAGES: dict[str, Callable[[Report], Report]] = {
     "tests": tests,
     "sanitizer": sanitizer,
     "ceilings": ceilings,
+    "similarities": similarities,
     "races_small": races(*AP, "--case", "B=64", "--case", "B=256", "--case", "B=1024"),
     "races_medium": races(*AP, "--case", "B=4096", "--case", "B=16384"),
     "races_large": races(*AP, "--case", "B=1000000"),

@@ -124,6 +124,28 @@ def test_log_sums_agree_with_the_cpu(dtype: torch.dtype) -> None:
         near(actual, expected, tolerance)
 
 
+@pytest.mark.parametrize("way", ["streamed", "blocks"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [7, 64, 128])
+def test_log_sums_of_halves_are_those_of_float32(
+    width: int, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XRISK_SIMILARITIES", way)
+    q, k = (randn(n, width, seed=s).div(width**0.5).to(dtype) for n, s in ((700, 1), (900, 2)))
+    exclude = torch.arange(700)
+    results = []
+    for convert in (lambda t: t.cuda(), lambda t: t.double()):
+        leaves = [convert(t).requires_grad_() for t in (q, k)]
+        value = xr.ops.contrastive_log_sums(
+            leaves[0], leaves[1], temperature=0.01, exclude=exclude.to(leaves[0].device)
+        )
+        results.append([value.detach(), *torch.autograd.grad(value.sum(), leaves)])
+    (mean, *gradients_found), (true_mean, *true_gradients) = results
+    near(mean, true_mean, 1e-5)
+    for actual, expected in zip(gradients_found, true_gradients, strict=True):
+        near(actual, expected, 2 * torch.finfo(dtype).eps)
+
+
 @each_baseline
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

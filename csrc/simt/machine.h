@@ -62,14 +62,14 @@ class Poisoned {
   size_t bytes_;
 };
 
-enum class WarpOp { kShuffle, kVote, kReduce, kMatch, kSync };
+enum class WarpOp { kShuffle, kVote, kReduce, kMatch, kMatrix, kSync };
 
 // One warp-level operation for which lanes are gathering, or whose result they are fetching.
 struct Gathering {
   WarpOp op;
   bool open;  // lanes are still arriving
   unsigned mask, arrived, readers;
-  alignas(16) unsigned char values[32][16];
+  alignas(16) unsigned char values[32][32];
 };
 
 struct Warp {

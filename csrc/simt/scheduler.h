@@ -22,6 +22,8 @@ inline const char* name_of(WarpOp op) {
       return "reduce";
     case WarpOp::kMatch:
       return "match";
+    case WarpOp::kMatrix:
+      return "matrix operation";
     case WarpOp::kSync:
       return "syncwarp";
   }

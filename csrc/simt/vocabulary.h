@@ -1,6 +1,7 @@
 // Synchronisation, votes and shuffles as CUDA spells them. The default arguments note the caller.
 #pragma once
 
+#include <array>
 #include <cstring>
 #include <type_traits>
 
@@ -51,6 +52,21 @@ T reduce(unsigned mask, T value, Location at, F combine) {
                             first = false;
                           }
                           return result;
+                        });
+}
+
+// What every lane of the whole warp holds, in the order of the lanes: for operations on matrices.
+template <class T>
+std::array<T, 32> gather_warp(const T& value, Location at) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(Gathering::values[0]));
+  return warp_operation(WarpOp::kMatrix, ~0u, &value, sizeof(value), at,
+                        [&](auto& values, unsigned lanes) {
+                          if (lanes != ~0u) fail(at, "matrix operation of lanes %08x alone", lanes);
+                          std::array<T, 32> all;
+                          for (int lane = 0; lane < 32; ++lane) {
+                            memcpy(&all[lane], values[lane], sizeof(T));
+                          }
+                          return all;
                         });
 }
 

@@ -7,17 +7,20 @@
 
 namespace xrisk {
 
-// Queries [B, D] and keys [M, D] in the type of the accumulation, temperatures [B], exclude [B, E].
+// Queries [B, D] and keys [M, D] in the type of the accumulation, or in theirs (`halves`);
+// temperatures [B], exclude [B, E].
 struct ContrastiveInputs {
   at::Tensor queries, keys, temperatures, exclude;
   at::ScalarType type = at::kFloat;
   bool bfloat16 = false;  // queries and keys came as bfloat16
+  bool halves = false;
   int64_t count = 0, keys_count = 0, width = 0, exclusions = 0;
 };
 
 inline ContrastiveInputs check_contrastive(const char* op, const at::Tensor& queries,
                                            const at::Tensor& keys, const at::Tensor& temperature,
-                                           const std::optional<at::Tensor>& exclude) {
+                                           const std::optional<at::Tensor>& exclude,
+                                           bool keep_halves = false) {
   check_floating(queries, op, "queries");
   check_floating(keys, op, "keys");
   check_floating(temperature, op, "temperature");
@@ -36,8 +39,10 @@ inline ContrastiveInputs check_contrastive(const char* op, const at::Tensor& que
   const bool twice = queries.scalar_type() == at::kDouble || keys.scalar_type() == at::kDouble;
   inputs.type = twice ? at::kDouble : at::kFloat;
   inputs.bfloat16 = queries.scalar_type() == at::kBFloat16 && keys.scalar_type() == at::kBFloat16;
-  inputs.queries = contiguous_as(queries, inputs.type);
-  inputs.keys = contiguous_as(keys, inputs.type);
+  inputs.halves = keep_halves;
+  const at::ScalarType kept = keep_halves ? queries.scalar_type() : inputs.type;
+  inputs.queries = contiguous_as(queries, kept);
+  inputs.keys = contiguous_as(keys, kept);
   TORCH_CHECK_VALUE(temperature.dim() == 0 ||
                         (temperature.dim() == 1 && temperature.size(0) == inputs.count) ||
                         temperature.numel() == 1,
@@ -67,8 +72,8 @@ inline void check_per_query(const char* op, const ContrastiveInputs& inputs,
   }
 }
 
-inline at::Tensor empty_gradient(const at::Tensor& like, bool wanted) {
-  return at::empty(wanted ? like.sizes() : at::IntArrayRef({0}), like.options());
+inline at::Tensor empty_gradient(const at::Tensor& like, bool wanted, at::ScalarType type) {
+  return at::empty(wanted ? like.sizes() : at::IntArrayRef({0}), like.options().dtype(type));
 }
 
 // Of contrastive_step_: views [B, D] in the type of the accumulation, ids, the state's rows.
@@ -130,7 +135,7 @@ struct ContrastiveStepOutputs {
       : needs_gradient(wanted) {
     const auto options = inputs.view1.options();
     embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-    gradient = empty_gradient(embeddings, wanted);
+    gradient = empty_gradient(embeddings, wanted, inputs.type);
     value = at::empty({}, options);
     slope = at::empty({}, options);
   }

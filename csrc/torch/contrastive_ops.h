@@ -159,8 +159,8 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients(
   const NoAutocast no_autocast;
   const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude);
   check_per_query(kOp, inputs, query_weights, peaks, masses);
-  at::Tensor dq = empty_gradient(inputs.queries, for_queries);
-  at::Tensor dk = empty_gradient(inputs.keys, for_keys);
+  at::Tensor dq = empty_gradient(inputs.queries, for_queries, inputs.type);
+  at::Tensor dk = empty_gradient(inputs.keys, for_keys, inputs.type);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     const std::vector<T> inverses = inverse_temperatures<T>(inputs.temperatures, inputs.count, kOp);

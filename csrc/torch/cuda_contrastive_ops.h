@@ -1,6 +1,6 @@
-// P4 on CUDA: contrastive log sums, the fused step of the global contrastive losses and that of the
-// losses without state, products by cuBLAS through ATen on the current stream. Included by
-// torch/cuda_ops.cpp only.
+// P4 on CUDA: contrastive log sums (of halves streamed through the tensor cores), the fused step of
+// the global contrastive losses and that of the losses without state, products by cuBLAS through
+// ATen on the current stream. Included by torch/cuda_ops.cpp only.
 #pragma once
 
 #include <ATen/ops/addmm.h>
@@ -10,9 +10,11 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <string>
 
 #include "cuda/contrastive_step.h"
 #include "cuda/similarity.h"
+#include "cuda/streamed_similarity.h"
 #include "torch/contrastive_inputs.h"
 #include "torch/cuda_common.h"
 
@@ -74,17 +76,54 @@ inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs)
                     inputs.keys_count, "), got ", low < -1 ? low : high);
 }
 
-// The problem, and the block of similarities that it works in.
-template <class T>
-cuda::Similarities<T> cuda_similarities_of(const ContrastiveInputs& inputs, at::Tensor& block) {
-  cuda::Similarities<T> problem;
-  problem.x = inputs.queries.const_data_ptr<T>();
-  problem.y = inputs.keys.const_data_ptr<T>();
+// Whether similarities are streamed through the tensor cores instead of multiplied in blocks: of
+// queries and keys of one 16-bit type, no wider than the kernels are, on a device that has them.
+//
+// Decided by shapes alone: a choice that timed both ways at first use would wait for the device,
+// and results would depend on the clock. The bound is that of the kernels, by count (streamed, 14 N
+// M D multiply-adds at the rate of the tensor cores; in blocks 8 at that of float32) and not by
+// measurement: benchmarks/streamed_similarities.py races both. XRISK_SIMILARITIES=streamed|blocks,
+// read at each call, overrides it.
+inline bool streams_similarities(const at::Tensor& queries, const at::Tensor& keys) {
+  const at::ScalarType type = queries.scalar_type();
+  if (type != keys.scalar_type() || (type != at::kBFloat16 && type != at::kHalf)) return false;
+  if (queries.dim() != 2 || queries.size(1) > cuda::StreamedSimilarities::kWidest) return false;
+  const char* named = std::getenv("XRISK_SIMILARITIES");
+  const std::string way = named == nullptr ? "streamed" : named;
+  TORCH_CHECK_VALUE(way == "streamed" || way == "blocks",
+                    "XRISK_SIMILARITIES: expected streamed or blocks, got ", way);
+  if (way == "blocks") return false;
+  int major = 0;
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, queries.get_device()));
+  return major >= 8;
+}
+
+inline cuda::StreamedSimilarities streamed_similarities_of(const ContrastiveInputs& inputs) {
+  cuda::StreamedSimilarities problem;
+  problem.x = static_cast<const uint16_t*>(inputs.queries.const_data_ptr());
+  problem.y = static_cast<const uint16_t*>(inputs.keys.const_data_ptr());
+  problem.bfloat16 = inputs.bfloat16;
   problem.rows = inputs.count;
   problem.columns = inputs.keys_count;
   problem.width = inputs.width;
   if (inputs.exclude.defined()) problem.exclude = inputs.exclude.const_data_ptr<int64_t>();
   problem.exclusions = inputs.exclusions;
+  return problem;
+}
+
+// The problem, and the block of similarities that it works in; neither rows nor block of halves.
+template <class T>
+cuda::Similarities<T> cuda_similarities_of(const ContrastiveInputs& inputs, at::Tensor& block) {
+  cuda::Similarities<T> problem;
+  problem.rows = inputs.count;
+  problem.columns = inputs.keys_count;
+  problem.width = inputs.width;
+  if (inputs.exclude.defined()) problem.exclude = inputs.exclude.const_data_ptr<int64_t>();
+  problem.exclusions = inputs.exclusions;
+  if (inputs.halves) return problem;
+  problem.x = inputs.queries.const_data_ptr<T>();
+  problem.y = inputs.keys.const_data_ptr<T>();
   block = at::empty({std::min(problem.block_rows, problem.rows),
                      std::min(problem.block_columns, problem.columns)},
                     inputs.queries.options());
@@ -98,7 +137,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_
   constexpr const char* kOp = "contrastive_log_sums";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
-  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude);
+  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
+                                                     streams_similarities(queries, keys));
   debug_check_temperatures(kOp, inputs.temperatures);
   debug_check_exclude(kOp, inputs);
   const auto empty = [&](at::ScalarType type) {
@@ -114,12 +154,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_
     const cuda::ExpSums<T> rows{peaks.mutable_data_ptr<T>(), sums.mutable_data_ptr<double>(),
                                 moments.mutable_data_ptr<double>()};
     T* inverse = inverses.mutable_data_ptr<T>();
-    const CudaProducts<T> products(inputs.queries);
     C10_CUDA_CHECK(cuda::launch_inverse_temperatures(inputs.temperatures.const_data_ptr<double>(),
                                                      inputs.temperatures.numel() != 1, inputs.count,
                                                      inverse, stream));
-    C10_CUDA_CHECK(cuda::launch_similarity_sums(problem, inverse, rows, inverse, cuda::ExpSums<T>{},
-                                                products, stream));
+    if (!inputs.halves) {
+      C10_CUDA_CHECK(cuda::launch_similarity_sums(problem, inverse, rows, inverse,
+                                                  cuda::ExpSums<T>{},
+                                                  CudaProducts<T>(inputs.queries), stream));
+    } else if constexpr (std::is_same_v<T, float>) {
+      const cuda::StreamedSimilarities streamed = streamed_similarities_of(inputs);
+      block = workspace_like(queries, cuda::streamed_workspace_bytes(streamed));
+      C10_CUDA_CHECK(
+          cuda::launch_streamed_sums(streamed, inverse, rows, block.mutable_data_ptr(), stream));
+    }
     C10_CUDA_CHECK(cuda::launch_log_means(problem, inverse, rows, log_means.mutable_data_ptr<T>(),
                                           exponents.mutable_data_ptr<T>(),
                                           masses.mutable_data_ptr<T>(), stream));
@@ -134,10 +181,11 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
   constexpr const char* kOp = "contrastive_log_sums_gradients";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
-  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude);
+  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
+                                                     streams_similarities(queries, keys));
   check_per_query(kOp, inputs, query_weights, peaks, masses);
-  at::Tensor dq = empty_gradient(inputs.queries, for_queries);
-  at::Tensor dk = empty_gradient(inputs.keys, for_keys);
+  at::Tensor dq = empty_gradient(inputs.queries, for_queries, inputs.type);
+  at::Tensor dk = empty_gradient(inputs.keys, for_keys, inputs.type);
   const at::Tensor upstream = contiguous_as(query_weights, inputs.type);
   const at::Tensor row_peaks = contiguous_as(peaks, inputs.type);
   const at::Tensor row_masses = contiguous_as(masses, inputs.type);
@@ -148,7 +196,6 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
     using T = decltype(zero);
     const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs, block);
     T* inverse = inverses.mutable_data_ptr<T>();
-    const CudaProducts<T> products(inputs.queries);
     C10_CUDA_CHECK(cuda::launch_inverse_temperatures(inputs.temperatures.const_data_ptr<double>(),
                                                      inputs.temperatures.numel() != 1, inputs.count,
                                                      inverse, stream));
@@ -157,10 +204,18 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
         weights.mutable_data_ptr<T>(), shifts.mutable_data_ptr<T>(), stream));
     const cuda::PairWeights<T> rows{inverse, row_peaks.const_data_ptr<T>(),
                                     shifts.const_data_ptr<T>(), weights.const_data_ptr<T>()};
-    C10_CUDA_CHECK(cuda::launch_similarity_gradients(
-        problem, rows, cuda::PairWeights<T>{}, false,
-        for_queries ? dq.mutable_data_ptr<T>() : nullptr,
-        for_keys ? dk.mutable_data_ptr<T>() : nullptr, products, stream));
+    T* const dx = for_queries ? dq.mutable_data_ptr<T>() : nullptr;
+    T* const dy = for_keys ? dk.mutable_data_ptr<T>() : nullptr;
+    if (!inputs.halves) {
+      C10_CUDA_CHECK(cuda::launch_similarity_gradients(problem, rows, cuda::PairWeights<T>{}, false,
+                                                       dx, dy, CudaProducts<T>(inputs.queries),
+                                                       stream));
+    } else if constexpr (std::is_same_v<T, float>) {
+      const cuda::StreamedSimilarities streamed = streamed_similarities_of(inputs);
+      block = workspace_like(queries, cuda::streamed_workspace_bytes(streamed));
+      C10_CUDA_CHECK(cuda::launch_streamed_gradients(streamed, rows, dx, dy,
+                                                     block.mutable_data_ptr(), stream));
+    }
   });
   return {dq, dk};
 }
