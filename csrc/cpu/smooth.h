@@ -33,7 +33,7 @@ inline bool keeps_order(const PairwiseSpec& spec, int64_t anchors, int64_t items
 // earlier plan for the same scores (null: none), which was for the scan, it is for the scan.
 template <class T>
 const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
-                                   const Items<T>& items, const uint32_t* order,
-                                   Scratch& scratch, const Executor& executor);
+                                   const Items<T>& items, const uint32_t* order, Scratch& scratch,
+                                   const Executor& executor);
 
 }  // namespace xrisk::cpu

@@ -79,10 +79,10 @@ inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs)
 // Whether similarities are streamed through the tensor cores instead of multiplied in blocks: of
 // queries and keys of one 16-bit type, no wider than the kernels are, on a device that has them.
 //
-// Only where XRISK_SIMILARITIES=streamed, read at each call, asks for it: their PTX has never run on
-// a GPU. By count they should win (14 N M D flops at the rate of the tensor cores against 8 at that
-// of float32): benchmarks/streamed_similarities.py checks and races both. A choice that timed both
-// at first use would wait for the device, and results would depend on the clock.
+// Only where XRISK_SIMILARITIES=streamed, read at each call, asks for it: their PTX has never run
+// on a GPU. By count they should win (14 N M D flops at the rate of the tensor cores against 8 at
+// that of float32): benchmarks/streamed_similarities.py checks and races both. A choice that timed
+// both at first use would wait for the device, and results would depend on the clock.
 inline bool streams_similarities(const at::Tensor& queries, const at::Tensor& keys) {
   const at::ScalarType type = queries.scalar_type();
   if (type != keys.scalar_type() || (type != at::kBFloat16 && type != at::kHalf)) return false;
