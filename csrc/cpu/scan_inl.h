@@ -6,10 +6,9 @@
 // Mapping: the powers k across the lanes, the scores in order; two directions, a call each. Bytes:
 // 5 a score, 4 a source and 16 a target, all of them in order: who calls gathers and scatters.
 // Hazards: the coefficients alternate, up to a few units; all sums are doubles. Powers of what
-// decays over a long gap leave the normal range, where arithmetic is slow.
+// decays over a long gap leave the normal range, where arithmetic is slow: who calls flushes them.
 #pragma once
 
-#include "cpu/flush_denormals.h"
 #include "cpu/scan_fit.h"
 #include "cpu/smooth_inl.h"
 
@@ -41,30 +40,21 @@ void smooth_scan(const ScanPass& pass, const T* scores, const T* weights) {
     for (int width = D::kLanes / 2; width > 1; width /= 2) both = pair_sums(both, both);
     return both;
   };
-  // Flushed to zero, powers beside the largest weight change nothing.
-  const bool flushes = sizeof(T) == sizeof(float) || weights == nullptr ||
-                       largest_magnitude(weights, pass.sources) > T(1e-200);
   double weight_sum = 0.0, distance_sum = 0.0;
   int64_t source = pass.descending ? pass.sources - 1 : 0;
   int64_t target = pass.descending ? pass.targets - 1 : 0;
   const int64_t forward = pass.descending ? -1 : 1;
   constexpr int64_t kBlock = 256;
-  double gaps[kBlock], decays[kBlock], sources[kBlock];
+  double gaps[kBlock], decays[kBlock];  // from the score before, in this direction
   int64_t r = pass.descending ? pass.count - 1 : 0;
   double before = pass.count > 0 ? static_cast<double>(scores[r]) : 0.0;
   for (int64_t first = 0; first < pass.count; first += kBlock) {
     const int64_t size = pass.count - first < kBlock ? pass.count - first : kBlock;
-    int64_t found = 0;
     for (int64_t k = 0; k < size; ++k) {
       const double score = static_cast<double>(scores[r + forward * k]);
       gaps[k] = pass.scale * (pass.descending ? before - score : score - before);
       before = score;
-      if (weights == nullptr || (pass.is_anchor[r + forward * k] != 0) == pass.to_anchors) continue;
-      sources[found++] = static_cast<double>(weights[source]);
-      source += forward;
     }
-    found = 0;
-    const FlushDenormals flush(flushes);
     scaled_exponentials(gaps, size, -1.0, 0.0, 1.0, decays);
     for (int64_t k = 0; k < size; ++k, r += forward) {
       const double decay = decays[k];
@@ -72,7 +62,8 @@ void smooth_scan(const ScanPass& pass, const T* scores, const T* weights) {
       const Powers<kTerms, double> powers(decay);
       for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] * (powers.p[v] * D(decay));
       if ((pass.is_anchor[r] != 0) != pass.to_anchors) {
-        const double weight = weights == nullptr ? 1.0 : sources[found++];
+        const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[source]);
+        source += forward;
         for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + D(weight);
         weight_sum += weight;
         continue;

@@ -227,7 +227,13 @@ class SmoothSums final : public PairwiseSums<T> {
         for (int64_t k = begin; k < end; ++k) sorted[k] = weights[order[k]];
       });
     }
+    // Powers of what decays are flushed, unless scores or weights that are would count.
+    const T least = sizeof(T) == sizeof(float) ? T(1e-20) : T(1e-200);
+    const bool flushes =
+        spec_.params.scale < 1e20 &&
+        (sorted == nullptr || largest_magnitude(sorted, sources, executor_) > least);
     executor_.for_each(2, [&](int64_t direction) {
+      const FlushDenormals flush(flushes);
       ScanPass pass;
       pass.is_anchor = plan.is_anchor;
       pass.scale = spec_.params.scale;
