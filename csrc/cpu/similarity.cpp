@@ -4,6 +4,8 @@
 #include <cmath>
 #include <type_traits>
 
+#include "cpu/flush_denormals.h"
+
 namespace xrisk::cpu {
 namespace {
 
@@ -246,6 +248,7 @@ void SimilarityBlocks<T>::sums(const T* row_inverse_temperatures, const ExpSums<
     executor_.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t part) {
       const Piece& piece = pieces[static_cast<size_t>(part)];
       multiply_tile(block, piece);
+      const FlushDenormals flush;  // exponentials of pairs far below the peak, as below
       const Tile<T> tile = tile_of(block, piece);
       kernels.row_sums(tile, row_inverse_temperatures + block.row,
                        partial_.from(part * sizes_.block_rows));
@@ -270,6 +273,7 @@ void SimilarityBlocks<T>::gradients(const PairWeights<T>& rows, const PairWeight
     executor_.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t part) {
       const Piece& piece = pieces[static_cast<size_t>(part)];
       if (!kept_ || !block.kept) multiply_tile(block, piece);
+      const FlushDenormals flush;  // a product with such weights is slow, too
       const Tile<T> tile = tile_of(block, piece);
       const PairWeights<T> mine = rows.from(block.row);
       const PairWeights<T> theirs = other == nullptr ? mine : other->from(piece.column);
@@ -282,6 +286,7 @@ void SimilarityBlocks<T>::gradients(const PairWeights<T>& rows, const PairWeight
     cut_evenly(block.row, block.row_end, sizes_.block_rows / 2,
                [&](int64_t begin, int64_t end) { strips.push_back({begin, end, false}); });
     executor_.for_each(static_cast<int64_t>(strips.size()), [&](int64_t part) {
+      const FlushDenormals flush;
       add_rows(block, strips[static_cast<size_t>(part)], dx);
     });
   }
