@@ -110,17 +110,7 @@ def sanitizer(_: Report) -> Report:
 def ceilings(_: Report) -> Report:
     """What the card can do at most: a device copy, float32 multiply-adds of a matrix product."""
     import torch
-
-    def milliseconds(call: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(12):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end))
-        return sorted(times[2:])[5]
+    from device_time import milliseconds  # beside this script, which is in the path
 
     source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
@@ -136,7 +126,7 @@ def ceilings(_: Report) -> Report:
 
 def similarities(_: Report) -> Report:
     """Both ways to the similarities of 16-bit embeddings: against float64, and their times."""
-    found = run([sys.executable, "benchmarks/streamed_similarities.py"])
+    found = run([sys.executable, "-m", "benchmarks.streamed_similarities"])
     lines = [line for line in found["tail"].splitlines() if line.startswith("{")]
     return found | {"cases": {str(k): json.loads(line) for k, line in enumerate(lines)}}
 

@@ -1,6 +1,6 @@
 """Contrastive log sums of 16-bit embeddings on a GPU, both ways: errors against float64, and times.
 
-python benchmarks/streamed_similarities.py
+python -m benchmarks.streamed_similarities
 
 Streamed through the tensor cores, or multiplied in blocks of float32
 (XRISK_SIMILARITIES=streamed|blocks); forward, and forward with both gradients. Prints one line of
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.device_time import milliseconds
 from xrisk_ext.ops import contrastive_log_sums
 from xrisk_ext.reference import contrastive_log_sums as truth
 
@@ -68,18 +69,6 @@ def check(dtype: torch.dtype, rows: int, columns: int, width: int, tau: float) -
             and all(torch.equal(a, b) for a, b in zip(first, second, strict=True)),
         }
     return found
-
-
-def milliseconds(call: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(12):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times[2:])[5]
 
 
 def race(dtype: torch.dtype, batch: int, width: int) -> dict[str, Any]:

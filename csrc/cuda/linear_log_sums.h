@@ -33,23 +33,6 @@ struct LinearSurrogate {
   }
 };
 
-// Number of sorted entries with keys up to the point's: dead ones sort beyond all of them.
-template <class T, class W>
-__device__ __forceinline__ int64_t count_below(const SortedTable<T, W>& table, int64_t segment,
-                                               const SplitPoint<T>& point) {
-  const auto* keys = table.keys + segment * table.capacity;
-  int64_t low = 0, high = table.capacity;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (keys[middle] <= point.last_below) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 // Weighted exponentials of the sorted items. Lines [segments, kLinearLines].
 template <class T>
 struct LinearItemTerms {
@@ -120,11 +103,13 @@ __global__ void __launch_bounds__(kHeavyBlock)
   const T x = anchors.scores[at];
   const double top = (plan.highest - static_cast<double>(x)) + phi.margin;
   const LinearExponents e = linear_exponents(pieces, top, plan.deepest);
-  const int64_t below = count_below(table, segment, split_at(x, -phi.margin, true));
+  const int64_t below =
+      count_below<1>(table, segment, table.capacity, split_at(x, -phi.margin, true));
   double middle = sums.first(line + kMiddle, table.capacity - below), steep = 0.0;
   if (pieces.bend < INFINITY) {
     const double bend = pieces.bend - phi.margin;
-    const int64_t straight = count_below(table, segment, split_at(x, bend, true));
+    const int64_t straight =
+        count_below<1>(table, segment, table.capacity, split_at(x, bend, true));
     middle -= sums.first(line + kMiddle, table.capacity - straight);
     steep = sums.first(line + kSteep, table.capacity - straight) * exp(e.steep * plan.inverse);
   }
@@ -153,11 +138,13 @@ __global__ void __launch_bounds__(kHeavyBlock)
   if (weight != 0.0) {  // else its score may be anything
     const T y = items.scores[at];
     const double depth = plan.highest - static_cast<double>(y);
-    const int64_t below = count_below(table, segment, split_at(y, phi.margin, false));
+    const int64_t below =
+        count_below<1>(table, segment, table.capacity, split_at(y, phi.margin, false));
     double middle = sums.first(line + kMiddle, below), steep = 0.0;
     if (pieces.bend < INFINITY) {
       const double bend = pieces.bend - phi.margin;
-      const int64_t bent = count_below(table, segment, split_at(y, -bend, false));
+      const int64_t bent =
+          count_below<1>(table, segment, table.capacity, split_at(y, -bend, false));
       middle -= sums.first(line + kMiddle, bent);
       steep = sums.first(line + kSteep, bent) * exp(-pieces.steep * depth * plan.inverse);
     }

@@ -35,21 +35,29 @@ __device__ __forceinline__ Offsets offsets_of(const Piecewise& phi, double scale
   }
 }
 
-// The last chunk that begins below the point, -1 if none does.
-template <int kChunk, class T, class W>
-__device__ __forceinline__ int64_t find_chunk(const SortedTable<T, W>& table, int64_t segment,
-                                              const SplitPoint<T>& point) {
+// Of `count` keys, kStride apart, how many are up to the point's: dead ones sort beyond all of
+// them.
+template <int kStride, class T, class W>
+__device__ __forceinline__ int64_t count_below(const SortedTable<T, W>& table, int64_t segment,
+                                               int64_t count, const SplitPoint<T>& point) {
   const auto* keys = table.keys + segment * table.capacity;
-  int64_t low = 0, high = table.chunks;
+  int64_t low = 0, high = count;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (keys[middle * kChunk] <= point.last_below) {
+    if (keys[middle * kStride] <= point.last_below) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  return low - 1;
+  return low;
+}
+
+// The last chunk that begins below the point, -1 if none does.
+template <int kChunk, class T, class W>
+__device__ __forceinline__ int64_t find_chunk(const SortedTable<T, W>& table, int64_t segment,
+                                              const SplitPoint<T>& point) {
+  return count_below<kChunk>(table, segment, table.chunks, point) - 1;
 }
 
 struct Halves {

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xrisk_ext.ops.second_derivative import guard_second_derivative
 from xrisk_ext.ops.surrogates import (
+    SMOOTH_SURROGATES,
     Algorithm,
     Surrogate,
     algorithm_number,
@@ -18,7 +19,7 @@ from xrisk_ext.ops.surrogates import (
 )
 
 # Where pairwise_sums_rows has room for an order (cpu/smooth.h).
-_SMOOTH = (surrogate_number("logistic"), surrogate_number("sigmoid"))
+_SMOOTH = tuple(surrogate_number(name) for name in SMOOTH_SURROGATES)
 _DIRECT = algorithm_number("direct")
 _ORDERED_FROM = 2048
 
