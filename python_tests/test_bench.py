@@ -232,6 +232,11 @@ def test_races_are_added_to_a_record_of_the_same_machine(
 def test_columns_that_say_nothing_are_not_shown() -> None:
     found = record.load(RECORD)
     (race, *_) = (r for r in found["races"] if r["case"] == "B=4096")
+    # without what the recorded run has, whichever machine it was
+    found["machine"].pop("rates", None)
+    race.pop("limit", None)
+    for name in [name for name in race["contestants"] if "compiled" in name]:
+        del race["contestants"][name]
     for word in ("launches", "of limit", "compiled"):
         assert word not in tables.render(found | {"races": [race]})
     ours = race["contestants"]["ours"]
