@@ -15,6 +15,7 @@ fail.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ MARKER, END_MARKER = "<!-- gpu -->", "<!-- /gpu -->"
 CMAKE_BUILD = ROOT / "build" / "cmake" / "gpu"
 programs: Path | None = None  # folder of the kernels' linked tests, where they were built before
 KEPT = 12000  # characters of a command's output
+AT_A_TIME = min(8, os.cpu_count() or 1)  # tests that share the card; never what is timed
 STAGE_SECONDS = 540  # a stage must fit a call of ten minutes
 SANITIZED_TESTS = (
     "test_block_reduce", "test_last_block", "test_moving_average", "test_score_step",
@@ -71,7 +74,10 @@ def build(_: Report) -> Report:
 def kernels(_: Report) -> Report:
     """The kernels' own tests (those that csrc/simt runs on the host), compiled by nvcc."""
     if programs is not None:
-        found = {str(p.name): run([str(p)]) for p in sorted(programs.glob("test_*"))}
+        tests = sorted(programs.glob("test_*"))
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            ended = pool.map(lambda program: run([str(program)]), tests)
+            found = {program.name: one for program, one in zip(tests, ended, strict=True)}
         failed = [name for name, one in found.items() if not one["passed"]]
         seconds = round(sum(one["seconds"] for one in found.values()), 1)
         counts = {"passed": len(found) - len(failed), "failed": len(failed)}
@@ -92,7 +98,9 @@ def kernels(_: Report) -> Report:
 def tests(_: Report) -> Report:
     """The Python tests of CUDA: agreement with the CPU, no wait, graphs, determinism; the fuzz."""
     files = sorted(str(f) for f in (ROOT / "python_tests").glob("test_cuda*.py"))
-    found = run([sys.executable, "-m", "pytest", "-q", "-k", "cuda", *files, "python_tests/fuzz"])
+    workers = ["-n", str(AT_A_TIME)] if importlib.util.find_spec("xdist") else []
+    tests = ["-q", "-k", "cuda", *files, "python_tests/fuzz"]
+    found = run([sys.executable, "-m", "pytest", *workers, *tests])
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", found["tail"])
     return found | {"counts": {what: int(number) for number, what in counts}}
 
@@ -102,19 +110,22 @@ def sanitizer(_: Report) -> Report:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return {"passed": True, "absent": "compute-sanitizer"}
-    found: Report = {"passed": True}
+    folder = programs or CMAKE_BUILD
+    runs: dict[str, list[str]] = {}
     for check in ("memcheck", "racecheck"):
         for test in SANITIZED_TESTS:
-            program = next(iter((programs or CMAKE_BUILD).rglob(test)), None)
+            program = next(iter(folder.rglob(test)), None)
             if program is None:
-                return {
-                    "passed": False,
-                    "tail": f"{test} is not built: run the stage kernels first",
-                }
-            one = run([tool, "--tool", check, "--error-exitcode", "9", str(program)])
+                tail = f"{test} is not built: run the stage kernels first"
+                return {"passed": False, "tail": tail}
+            command = [tool, "--tool", check, "--error-exitcode", "9", str(program)]
+            runs[f"{check} {test}"] = command
+    found: Report = {"passed": True}
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for name, one in zip(runs, pool.map(run, runs.values()), strict=True):
             # racecheck's warnings count in its status: what the hardware orders within a warp
             clean = one["passed"] or (" 0 failed" in one["tail"] and "(0 errors" in one["tail"])
-            found[f"{check} {test}"] = {"passed": clean, "seconds": one["seconds"]}
+            found[name] = {"passed": clean, "seconds": one["seconds"]}
             found["passed"] &= clean
     return found
 
@@ -224,7 +235,7 @@ def kernel_table(report: Report) -> str:
         graph = f"{1e3 * case['graph_ms']:.1f} us" if "graph_ms" in case else "-"
         least = f"{1e3 * case['limit_ms']:.2g} us"
         lines.append(
-            f"| {name} | {graph} | {1e3 * case['ms']:.0f} us | {case['launches']} | {least} | "
+            f"| {name} | {graph} | {1e3 * case['ms']:.0f} us | {case.get('launches', '-')} | {least} | "
             f"{case['bound']} |"
         )
     return "\n".join(lines) + "\n"
