@@ -277,7 +277,9 @@ def kernels(step: Step) -> tuple[int, list[str]]:
 
 
 def short(kernel: str) -> str:
-    return kernel.replace("void ", "").replace("xrisk::", "").split("(")[0][:90]
+    for noise in ("void ", "xrisk::", "cuda::", "(anonymous namespace)::"):
+        kernel = kernel.replace(noise, "")
+    return kernel.split("(")[0][:90]
 
 
 def measure(name: str, rates: dict[str, float], times_alone: bool) -> dict[str, Any]:
