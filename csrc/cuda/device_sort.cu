@@ -22,8 +22,17 @@ bool is_valid(int64_t count, int begin_bit, int end_bit, int key_bits) {
 
 #if defined(__CUDACC__)
 
-using Ranked = RankedShape<1024, 2048, 4>;
 constexpr int64_t kMostRanked = 65536;  // entries; above, cub's four passes are busy enough
+
+// f(shape) with small tiles for few entries, or with few tiles to search for many.
+template <class F>
+auto with_shape(int64_t count, F&& f) {
+  return count <= 16384 ? f(RankedShape<512, 1024, 8>()) : f(RankedShape<1024, 2048, 4>());
+}
+
+size_t ranked_bytes(int64_t count) {
+  return with_shape(count, [&](auto shape) { return ranked_sort_bytes<decltype(shape)>(count); });
+}
 
 // cub's convention: without a workspace it only says how large that must be.
 template <class Key>
@@ -53,7 +62,7 @@ size_t cub_bytes(int64_t count, int begin_bit, int end_bit) {
 size_t sort_pairs_workspace_bytes(int64_t count, int begin_bit, int end_bit) {
   if (!is_valid(count, begin_bit, end_bit, 64)) return 1;
 #if defined(__CUDACC__)
-  if (count <= kMostRanked) return std::max(size_t{1}, ranked_sort_bytes<Ranked>(count));
+  if (count <= kMostRanked) return std::max(size_t{1}, ranked_bytes(count));
   const size_t narrow = cub_bytes<uint32_t>(count, std::min(begin_bit, 31), std::min(end_bit, 32));
   return std::max({size_t{1}, narrow, cub_bytes<uint64_t>(count, begin_bit, end_bit)});
 #else
@@ -72,9 +81,11 @@ cudaError_t sort_pairs(const Key* keys_in, Key* keys_out, const uint32_t* payloa
   if (workspace == nullptr || workspace_bytes == 0) return cudaErrorInvalidValue;
 #if defined(__CUDACC__)
   if (count <= kMostRanked) {
-    if (workspace_bytes < ranked_sort_bytes<Ranked>(count)) return cudaErrorInvalidValue;
-    return sort_by_ranks<Ranked>(keys_in, keys_out, payload_in, payload_out, count, begin_bit,
-                                 end_bit, workspace, stream);
+    if (workspace_bytes < ranked_bytes(count)) return cudaErrorInvalidValue;
+    return with_shape(count, [&](auto shape) {
+      return sort_by_ranks<decltype(shape)>(keys_in, keys_out, payload_in, payload_out, count,
+                                            begin_bit, end_bit, workspace, stream);
+    });
   }
   return cub_sort(workspace, workspace_bytes, keys_in, keys_out, payload_in, payload_out, count,
                   begin_bit, end_bit, stream);

@@ -35,7 +35,9 @@ template <class Shape, class Key>
 __global__ void __launch_bounds__(Shape::kBlock) sort_tiles_kernel(RankedSort<Key> sort) {
   constexpr int kBlock = Shape::kBlock, kTile = Shape::kTile;
   XRISK_SHARED(Key, digits, [kTile]);
+  XRISK_SHARED(Key, spare_digits, [kTile]);
   XRISK_SHARED(uint32_t, origin, [kTile]);
+  XRISK_SHARED(uint32_t, spare_origin, [kTile]);
   const int64_t start = int64_t{blockIdx.x} * kTile;
   for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kBlock) {
     const bool real = start + i < sort.count;
@@ -43,7 +45,7 @@ __global__ void __launch_bounds__(Shape::kBlock) sort_tiles_kernel(RankedSort<Ke
         real ? (sort.keys_in[start + i] >> sort.begin_bit) & sort.mask : static_cast<Key>(~Key{0});
     origin[i] = static_cast<uint32_t>(i);
   }
-  block_sort<kBlock, kTile>(digits, origin);
+  block_sort<kBlock, kTile>(digits, origin, spare_digits, spare_origin);
   for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kBlock) {
     if (gridDim.x > 1) {
       sort.digits[start + i] = digits[i];
@@ -53,20 +55,6 @@ __global__ void __launch_bounds__(Shape::kBlock) sort_tiles_kernel(RankedSort<Ke
       sort.payload_out[i] = sort.payload_in[origin[i]];
     }
   }
-}
-
-// How many entries of a sorted tile are below `digit`, or up to it.
-template <int kTile, class Key>
-__device__ __forceinline__ int count_before(const Key* __restrict__ tile, Key digit,
-                                            bool with_ties) {
-  int found = 0;
-#pragma unroll
-  for (int step = kTile / 2; step > 0; step /= 2) {
-    const Key other = tile[found + step - 1];
-    if (other < digit || (with_ties && other == digit)) found += step;
-  }
-  const Key last = tile[found];  // all others are counted: kTile is a power of two
-  return found + (last < digit || (with_ties && last == digit) ? 1 : 0);
 }
 
 // Mapping: kLanes neighbours an entry, in the order of its tile, so that a warp searches near one
@@ -86,7 +74,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
   int rank = 0;
   for (int64_t other = lane; other < tiles; other += kLanes) {
     if (other != tile)
-      rank += count_before<kTile>(sort.digits + other * kTile, digit, other < tile);
+      rank += count_before(sort.digits + other * kTile, kTile, digit, other < tile);
   }
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
