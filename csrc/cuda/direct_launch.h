@@ -11,73 +11,107 @@ namespace xrisk::cuda {
 
 constexpr int kReduceThreads = 256;
 constexpr int kExtremeBlocks = 128;
-constexpr int64_t kWantedBlocks = 2048;  // several waves, so that a ragged last one does not show
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the inner side is split; from the shapes alone, so that a shape has one result.
-template <class Tile>
-struct DirectPlan {
-  int64_t outer_tiles, splits, split_length, problems;
+// Blocks a problem, and the memory of their sums.
+template <class Tile, class T>
+struct DirectGrid {
+  int blocks = 0, problems = 0;
+  bool fits;
 
-  DirectPlan(int64_t outer, int64_t inner, int segments, int channels)
-      : outer_tiles(divide_up(outer, Tile::kOuters)),
-        problems(static_cast<int64_t>(segments) * channels) {
-    const int64_t tiles = std::max<int64_t>(1, divide_up(inner, Tile::kInner));
-    const int64_t blocks = std::max<int64_t>(1, outer_tiles * problems);
-    const int64_t wanted =
-        std::min<int64_t>({std::max<int64_t>(1, kWantedBlocks / blocks), tiles, 65535});
-    split_length = divide_up(tiles, wanted) * Tile::kInner;
-    splits = std::max<int64_t>(1, divide_up(inner, split_length));
+  DirectGrid(const Side<T>& outer, const Side<T>& inner, int segments, int channels) {
+    const int64_t all = int64_t{segments} * channels;
+    fits = all <= 65535 && std::max(outer.capacity, inner.capacity) < (int64_t{1} << 30);
+    if (!fits || all == 0) return;
+    problems = static_cast<int>(all);
+    const int outers = static_cast<int>(outer.capacity), inners = static_cast<int>(inner.capacity);
+    blocks = outer.live == nullptr && inner.live == nullptr
+                 ? DirectSplits<Tile>(outers, inners, problems).blocks()
+                 : DirectSplits<Tile>::most_blocks(outers, inners, problems);
   }
-
   dim3 grid() const {
-    return dim3(static_cast<unsigned>(outer_tiles), static_cast<unsigned>(splits),
-                static_cast<unsigned>(problems));
+    return dim3(static_cast<unsigned>(blocks), 1, static_cast<unsigned>(problems));
   }
-  bool fits() const { return problems <= 65535 && outer_tiles < (int64_t{1} << 31); }
+  size_t bytes(int outputs) const {
+    return size_t{1} * problems * blocks * outputs * Tile::kOuters * sizeof(double);
+  }
 };
 
 // ---- the small kernels around it
 
-// out [problems, outer]: the splits' partial sums, added in order. A thread an outer entry.
-// Template parameters only keep one copy per translation unit apart.
-template <class T>
-__global__ void reduce_rows_kernel(const double* partial, int splits, int channels,
-                                   int64_t capacity, const int32_t* live, double* sums,
-                                   double* slopes) {
-  const int problem = static_cast<int>(blockIdx.y);
-  const int64_t o = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (o >= (live == nullptr ? capacity : live[problem / channels])) return;
-  double sum = 0.0, slope = 0.0;
-  for (int s = 0; s < splits; ++s) {
-    const double* part = partial + (static_cast<int64_t>(problem) * splits + s) * 2 * capacity;
-    sum += part[o];
-    slope += part[capacity + o];
+constexpr int kReduceOuters = 32, kReduceParts = 8;
+
+// The sum of an outer entry's splits, of kOutputs quantities: a warp of entries, and kReduceParts
+// threads an entry, whose sums are added in order. True in the thread that has the totals.
+template <class Tile, int kOutputs>
+__device__ __forceinline__ bool add_splits(const double* partial, const DirectSplits<Tile>& plan,
+                                           int o, bool live, double (&totals)[kOutputs]) {
+  XRISK_SHARED(double, parts, [kReduceParts * kOutputs * kReduceOuters]);
+  const int lane = lane_index(), part = warp_index();
+  const int64_t tile = o / Tile::kOuters, within = o % Tile::kOuters;
+#pragma unroll
+  for (int k = 0; k < kOutputs; ++k) totals[k] = 0.0;
+  if (live) {
+    for (int s = part; s < plan.splits; s += kReduceParts) {
+      const double* sums = partial + (s * plan.tiles + tile) * kOutputs * Tile::kOuters + within;
+#pragma unroll
+      for (int k = 0; k < kOutputs; ++k) totals[k] += sums[k * Tile::kOuters];
+    }
   }
-  sums[problem * capacity + o] = sum;
-  slopes[problem * capacity + o] = slope;
+  __syncthreads();  // an earlier call may still be reading
+#pragma unroll
+  for (int k = 0; k < kOutputs; ++k)
+    parts[(part * kOutputs + k) * kReduceOuters + lane] = totals[k];
+  __syncthreads();
+  if (part != 0 || !live) return false;
+#pragma unroll
+  for (int k = 0; k < kOutputs; ++k) {
+    for (int p = 1; p < kReduceParts; ++p) {
+      totals[k] += parts[(p * kOutputs + k) * kReduceOuters + lane];
+    }
+  }
+  return true;
+}
+
+// sums, slopes [problems, capacity]: the splits' partial sums, added in order.
+template <class Tile, class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_rows_kernel(DirectArgs<T> args, int blocks, double* sums, double* slopes) {
+  const int problem = static_cast<int>(blockIdx.y), segment = problem / args.channels;
+  const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
+  const int outers = args.outers(segment);
+  const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
+  const double* partial = args.partial + int64_t{problem} * blocks * 2 * Tile::kOuters;
+  double totals[2];
+  if (!add_splits<Tile>(partial, plan, o, o < outers, totals)) return;
+  sums[problem * args.outer_capacity + o] = totals[0];
+  slopes[problem * args.outer_capacity + o] = totals[1];
 }
 
 // out [segments, M]: sum_c w_cj times the splits' partial sums of channel c, in order.
-template <class T>
-__global__ void reduce_columns_kernel(const double* partial, int splits, int channels,
-                                      int64_t capacity, const int32_t* live, const T* weights,
-                                      T* out) {
+template <class Tile, class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_columns_kernel(DirectArgs<T> args, int blocks, const T* weights, T* out) {
   const int segment = static_cast<int>(blockIdx.y);
-  const int64_t o = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (o >= (live == nullptr ? capacity : live[segment])) return;
+  const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
+  const int outers = args.outers(segment);
+  const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
   double total = 0.0;
-  for (int c = 0; c < channels; ++c) {
-    const int64_t problem = static_cast<int64_t>(segment) * channels + c;
-    const double weight =
-        weights == nullptr ? 1.0 : static_cast<double>(weights[problem * capacity + o]);
-    if (weight == 0.0) continue;
-    double sum = 0.0;
-    for (int s = 0; s < splits; ++s) sum += partial[(problem * splits + s) * capacity + o];
-    total += weight * sum;
+  bool mine = false;
+  for (int c = 0; c < args.channels; ++c) {
+    const int64_t problem = int64_t{segment} * args.channels + c;
+    double weight = 0.0;
+    if (o < outers) {
+      weight = weights == nullptr ? 1.0
+                                  : static_cast<double>(weights[problem * args.outer_capacity + o]);
+    }
+    const double* partial = args.partial + problem * blocks * Tile::kOuters;
+    double sum[1];
+    mine = add_splits<Tile>(partial, plan, o, o < outers, sum);
+    if (mine && weight != 0.0) total += weight * sum[0];
   }
-  out[segment * capacity + o] = static_cast<T>(total);
+  if (mine) out[segment * args.outer_capacity + o] = static_cast<T>(total);
 }
 
 // {lowest, highest} of a segment's items that weigh something; a NaN stays. Some blocks a segment,
@@ -179,18 +213,38 @@ cudaError_t launch_extremes(const Side<T>& items, int segments, T* workspace, cu
 
 template <class Tile, class T>
 size_t direct_rows_bytes(const PairProblem<T>& problem) {
-  const DirectPlan<Tile> plan(problem.anchors.capacity, problem.items.capacity, problem.segments,
-                              problem.channels);
-  return plan.problems * plan.splits * 2 * problem.anchors.capacity * sizeof(double) +
+  return DirectGrid<Tile, T>(problem.anchors, problem.items, problem.segments, problem.channels)
+             .bytes(2) +
          extremes_bytes<T>(problem.segments);
 }
 
 template <class Tile, class T>
 size_t direct_columns_bytes(const PairProblem<T>& problem) {
-  const DirectPlan<Tile> plan(problem.items.capacity, problem.anchors.capacity, problem.segments,
-                              problem.channels);
-  return plan.problems * plan.splits * problem.items.capacity * sizeof(double) +
+  return DirectGrid<Tile, T>(problem.items, problem.anchors, problem.segments, problem.channels)
+             .bytes(1) +
          extremes_bytes<T>(problem.segments);
+}
+
+// What rows and columns have in common; the extremes come first in the workspace.
+template <class T>
+DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, const Side<T>& inner,
+                          void* workspace) {
+  DirectArgs<T> args;
+  args.outer = outer.scores;
+  args.outer_live = outer.live;
+  args.outer_capacity = outer.capacity;
+  args.inner = inner.scores;
+  args.inner_live = inner.live;
+  args.inner_capacity = inner.capacity;
+  args.channels = problem.channels;
+  args.problems = problem.segments * problem.channels;
+  args.margin = problem.margin;
+  args.scale = problem.scale;
+  args.temperature = problem.temperature;
+  args.extremes = static_cast<const T*>(workspace);
+  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
+                                           extremes_bytes<T>(problem.segments));
+  return args;
 }
 
 template <class Tile, bool kExponential, class T>
@@ -198,46 +252,33 @@ cudaError_t direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t s
   const PairProblem<T>& problem = call.problem;
   const int64_t anchors = problem.anchors.capacity;
   if (anchors == 0 || problem.segments == 0 || problem.channels == 0) return cudaSuccess;
-  const DirectPlan<Tile> plan(anchors, problem.items.capacity, problem.segments, problem.channels);
-  if (!plan.fits() || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-  T* extremes = static_cast<T*>(workspace);
+  const DirectGrid<Tile, T> grid(problem.anchors, problem.items, problem.segments,
+                                 problem.channels);
+  if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
   if (kExponential) {
-    const cudaError_t status = launch_extremes(problem.items, problem.segments, extremes, stream);
+    const cudaError_t status =
+        launch_extremes(problem.items, problem.segments, static_cast<T*>(workspace), stream);
     if (status != cudaSuccess) return status;
   }
-  DirectArgs<T> args;
-  args.outer = problem.anchors.scores;
-  args.outer_live = problem.anchors.live;
-  args.outer_capacity = anchors;
-  args.inner = problem.items.scores;
+  DirectArgs<T> args = direct_args(problem, problem.anchors, problem.items, workspace);
   args.inner_weights = problem.items.weights;
-  args.inner_live = problem.items.live;
-  args.inner_capacity = problem.items.capacity;
-  args.split_length = plan.split_length;
-  args.splits = static_cast<int>(plan.splits);
-  args.channels = problem.channels;
-  args.margin = problem.margin;
-  args.scale = problem.scale;
-  args.temperature = problem.temperature;
-  args.extremes = extremes;
-  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
-                                           extremes_bytes<T>(problem.segments));
-  double* sums = kExponential ? call.masses : call.sums;
   visit_kind(problem.surrogate, [&](auto kind) {
-    constexpr Surrogate kKind = decltype(kind)::value;
-    XRISK_LAUNCH((direct_kernel<Tile, kKind, kExponential, true, T>), plan.grid(), Tile::kThreads,
-                 0, stream, args);
-    const dim3 grid(static_cast<unsigned>(divide_up(anchors, kReduceThreads)),
-                    static_cast<unsigned>(plan.problems));
-    XRISK_LAUNCH((reduce_rows_kernel<T>), grid, kReduceThreads, 0, stream,
-                 static_cast<const double*>(args.partial), args.splits, args.channels, anchors,
-                 args.outer_live, sums, call.slopes);
-    if constexpr (kExponential) {
-      XRISK_LAUNCH((finish_log_rows_kernel<kKind, T>), grid, kReduceThreads, 0, stream,
-                   problem.anchors, args.extremes, args.margin, args.scale, args.temperature,
-                   call.sums, call.slopes, call.masses);
-    }
+    XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, true, T>), grid.grid(),
+                 Tile::kThreads, 0, stream, args);
   });
+  const dim3 reduce(static_cast<unsigned>(divide_up(anchors, kReduceOuters)),
+                    static_cast<unsigned>(grid.problems));
+  XRISK_LAUNCH((reduce_rows_kernel<Tile, T>), reduce, kReduceThreads, 0, stream, args, grid.blocks,
+               kExponential ? call.masses : call.sums, call.slopes);
+  if constexpr (kExponential) {
+    const dim3 finish(static_cast<unsigned>(divide_up(anchors, kReduceThreads)),
+                      static_cast<unsigned>(grid.problems));
+    visit_kind(problem.surrogate, [&](auto kind) {
+      XRISK_LAUNCH((finish_log_rows_kernel<decltype(kind)::value, T>), finish, kReduceThreads, 0,
+                   stream, problem.anchors, args.extremes, args.margin, args.scale,
+                   args.temperature, call.sums, call.slopes, call.masses);
+    });
+  }
   return cudaGetLastError();
 }
 
@@ -246,40 +287,27 @@ cudaError_t direct_columns(const PairColumns<T>& call, void* workspace, cudaStre
   const PairProblem<T>& problem = call.problem;
   const int64_t items = problem.items.capacity;
   if (items == 0 || problem.segments == 0) return cudaSuccess;
-  const DirectPlan<Tile> plan(items, problem.anchors.capacity, problem.segments, problem.channels);
-  if (!plan.fits() || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-  T* extremes = static_cast<T*>(workspace);
+  const DirectGrid<Tile, T> grid(problem.items, problem.anchors, problem.segments,
+                                 problem.channels);
+  if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
   if (kExponential) {
-    const cudaError_t status = launch_extremes(problem.items, problem.segments, extremes, stream);
+    const cudaError_t status =
+        launch_extremes(problem.items, problem.segments, static_cast<T*>(workspace), stream);
     if (status != cudaSuccess) return status;
   }
-  DirectArgs<T> args;
-  args.outer = problem.items.scores;
-  args.outer_live = problem.items.live;
-  args.outer_capacity = items;
-  args.inner = problem.anchors.scores;
-  args.inner_weights_wide = call.anchor_weights;
-  args.inner_masses = kExponential ? call.masses : nullptr;
-  args.inner_live = problem.anchors.live;
-  args.inner_capacity = problem.anchors.capacity;
-  args.split_length = plan.split_length;
-  args.splits = static_cast<int>(plan.splits);
-  args.channels = problem.channels;
-  args.margin = problem.margin;
-  args.scale = problem.scale;
-  args.temperature = problem.temperature;
-  args.extremes = extremes;
-  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
-                                           extremes_bytes<T>(problem.segments));
-  visit_kind(problem.surrogate, [&](auto kind) {
-    XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, false, T>), plan.grid(),
-                 Tile::kThreads, 0, stream, args);
-  });
-  const dim3 grid(static_cast<unsigned>(divide_up(items, kReduceThreads)),
-                  static_cast<unsigned>(problem.segments));
-  XRISK_LAUNCH((reduce_columns_kernel<T>), grid, kReduceThreads, 0, stream,
-               static_cast<const double*>(args.partial), args.splits, args.channels, items,
-               args.outer_live, problem.items.weights, call.out);
+  DirectArgs<T> args = direct_args(problem, problem.items, problem.anchors, workspace);
+  args.anchor_weights = call.anchor_weights;
+  args.masses = call.masses;
+  if (grid.problems > 0) {
+    visit_kind(problem.surrogate, [&](auto kind) {
+      XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, false, T>),
+                   grid.grid(), Tile::kThreads, 0, stream, args);
+    });
+  }
+  const dim3 reduce(static_cast<unsigned>(divide_up(items, kReduceOuters)),
+                    static_cast<unsigned>(problem.segments));
+  XRISK_LAUNCH((reduce_columns_kernel<Tile, T>), reduce, kReduceThreads, 0, stream, args,
+               grid.blocks, problem.items.weights, call.out);
   return cudaGetLastError();
 }
 

@@ -9,7 +9,7 @@ using namespace xrisk::test;
 
 namespace {
 
-using TinyTile = cuda::DirectTile<32, 2, 16>;
+using TinyTile = cuda::DirectTile<32, 2, 16, 6, 12>;
 
 // 16 ulp of the sum of magnitudes: a tile's sum is sequential.
 template <class T>
