@@ -223,13 +223,6 @@ __global__ void merge_parts_kernel(ExpSums<float> parts, int64_t count, int64_t 
   }
 }
 
-// The power of two that brings the largest of the warp's weights below 2^15.
-__device__ __forceinline__ float fitting_scale(float largest) {
-  largest = warp_max(largest);
-  const uint32_t biased = __float_as_uint(largest) >> 23;  // 255: not finite
-  return __uint_as_float((127 + 14 + 127 - (biased < 40 ? 40 : biased)) << 23);
-}
-
 // out [parts, owners, D] = sum of weight * other; the weights are those of the side that excludes.
 template <int kDepth, class Half>
 __global__ void __launch_bounds__(kStreamThreads)
@@ -285,7 +278,8 @@ __global__ void __launch_bounds__(kStreamThreads)
         largest = fmaxf(largest, fabsf(found[n].at[i]));
       }
     }
-    const float scale = kNarrow ? fitting_scale(largest) : 1.0f, back = 1.0f / scale;
+    const float scale = kNarrow ? scale_below_half_range(warp_max(largest)) : 1.0f,
+                back = 1.0f / scale;
     LeftFragment high[kColumns / 2], low[kColumns / 2];
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
