@@ -22,10 +22,12 @@ struct ContrastiveViews {
   int64_t width = 0;
   const T* view1 = nullptr;  // [B, D]
   const T* view2 = nullptr;
-  // Instead of these, of T float: 16-bit numbers, multiplied as such (cuda/half_similarity.h).
+  // Instead of these, of T float: 16-bit numbers, multiplied as such (cuda/half_similarity.h), or
+  // streamed (cuda/streamed_similarity.h).
   const uint16_t* half_view1 = nullptr;
   const uint16_t* half_view2 = nullptr;
   bool bfloat16 = true;
+  bool streamed = false;
   bool normalize = true;
 
   int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time

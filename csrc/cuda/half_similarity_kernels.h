@@ -12,6 +12,7 @@
 #pragma once
 
 #include "cuda/half_similarity.h"
+#include "cuda/pair_weights.h"
 #include "cuda/similarity_kernels.h"
 #include "cuda/tensor_core.h"
 
@@ -270,15 +271,6 @@ __global__ void __launch_bounds__(kBlock)
   const float scale = scale_below_half_range((largest[0] + largest[1]) * both_scales);
   fit[0] = scale;
   fit[1] = 1.0f / scale;
-}
-
-__device__ __forceinline__ float4 anchor_weights(const PairWeights<float>& of, int64_t anchor) {
-  return make_float4(of.weights[anchor], of.peaks[anchor], of.inverse_temperatures[anchor],
-                     of.shifts[anchor]);
-}
-
-__device__ __forceinline__ float pair_weight(float s, const float4& of) {
-  return of.x * __expf((s - of.y) * of.z + of.w);
 }
 
 // out: weights of the block's group from the block on; rows of `stride`, a multiple of 8.

@@ -11,6 +11,7 @@
 
 #include "cuda/contrastive_step.h"
 #include "cuda/embedding_kernels.h"
+#include "cuda/streamed_similarity.h"
 #include "cuda/workspace.h"
 
 namespace xrisk::cuda {
@@ -117,7 +118,9 @@ class HalfStepSimilarities {
     problem_.exclusions = views.bimodal ? 1 : 2;
     problem_.block = views.half_block;
     problem_.group = views.half_group;
-    space_ = carver.take<char>(static_cast<int64_t>(half_similarity_workspace_bytes(problem_)));
+    space_ = carver.take<char>(
+        static_cast<int64_t>(views.streamed ? streamed_workspace_bytes(problem_)
+                                            : half_similarity_workspace_bytes(problem_)));
   }
 
   void embed(double* norms, double* dots, cudaStream_t stream) const {
@@ -137,20 +140,27 @@ class HalfStepSimilarities {
 
   cudaError_t sums(const float* inverses, const ExpSums<float>& sums, const Lent& products,
                    cudaStream_t stream) const {
-    const int64_t batch = views_.batch;
-    return launch_half_sums(problem_, inverses, sums, inverses + batch,
-                            views_.bimodal ? from_anchor(sums, batch) : ExpSums<float>{}, products,
-                            space_, stream);
+    const float* others = inverses + views_.batch;
+    const ExpSums<float> columns =
+        views_.bimodal ? from_anchor(sums, views_.batch) : ExpSums<float>{};
+    if (views_.streamed) {
+      return launch_streamed_sums(problem_, inverses, sums, others, columns, space_, stream);
+    }
+    return launch_half_sums(problem_, inverses, sums, others, columns, products, space_, stream);
   }
 
   cudaError_t gradients(const PairWeights<float>& weights, const float* pulls, const double* norms,
                         const Lent& products, cudaStream_t stream) const {
     const int64_t batch = views_.batch;
     float* const gradient = views_.gradient;
-    const cudaError_t error = launch_half_gradients(
-        problem_, weights, views_.bimodal ? from_anchor(weights, batch) : PairWeights<float>{},
-        one_block(problem_), gradient, views_.bimodal ? gradient + batch * views_.width : nullptr,
-        fit_, products, space_, stream);
+    float* const others = views_.bimodal ? gradient + batch * views_.width : nullptr;
+    const PairWeights<float> columns =
+        views_.bimodal ? from_anchor(weights, batch) : PairWeights<float>{};
+    const cudaError_t error =
+        views_.streamed ? launch_streamed_gradients(problem_, weights, columns, gradient, others,
+                                                    space_, stream)
+                        : launch_half_gradients(problem_, weights, columns, one_block(problem_),
+                                                gradient, others, fit_, products, space_, stream);
     if (error != cudaSuccess) return error;
     of_type([&](auto type) {
       using Half = decltype(type);
@@ -172,11 +182,11 @@ class HalfStepSimilarities {
   }
   template <class Half>
   HalfEmbeddings<Half> embeddings() const {
-    return {rows_, views_.width, scales_, views_.bfloat16 ? nullptr : fit_};
+    return {rows_, views_.width, scales_, views_.bfloat16 || views_.streamed ? nullptr : fit_};
   }
 
   const ContrastiveViews<float>& views_;
-  HalfSimilarities problem_;
+  StreamedSimilarities problem_;
   uint16_t* rows_;
   float* scales_;
   float* fit_;

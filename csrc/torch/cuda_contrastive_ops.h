@@ -168,8 +168,9 @@ void launch_row_sums(const cuda::Similarities<T>& problem, const ContrastiveInpu
     if (way == SimilarityWay::kStreamed) {
       const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs);
       space = workspace_like(inputs.queries, cuda::streamed_workspace_bytes(streamed));
-      C10_CUDA_CHECK(
-          cuda::launch_streamed_sums(streamed, inverses, rows, space.mutable_data_ptr(), stream));
+      C10_CUDA_CHECK(cuda::launch_streamed_sums(streamed, inverses, rows, inverses,
+                                                cuda::ExpSums<float>{}, space.mutable_data_ptr(),
+                                                stream));
       return;
     }
     if (way == SimilarityWay::kBlocks) {
@@ -197,8 +198,8 @@ void launch_row_gradients(const cuda::Similarities<T>& problem, const Contrastiv
     if (way == SimilarityWay::kStreamed) {
       const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs);
       space = workspace_like(inputs.queries, cuda::streamed_workspace_bytes(streamed));
-      C10_CUDA_CHECK(cuda::launch_streamed_gradients(streamed, rows, dx, dy,
-                                                     space.mutable_data_ptr(), stream));
+      C10_CUDA_CHECK(cuda::launch_streamed_gradients(streamed, rows, cuda::PairWeights<float>{}, dx,
+                                                     dy, space.mutable_data_ptr(), stream));
       return;
     }
     if (way == SimilarityWay::kBlocks) {
@@ -300,7 +301,7 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
 // With all of the call set but the arrays.
 template <class T, class State>
 void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
-                             const ContrastiveStepInputs& inputs,
+                             const ContrastiveStepInputs& inputs, SimilarityWay way,
                              const ContrastiveStepOutputs& outputs) {
   outputs.set_arrays(call, inputs);
   call.value = outputs.value.mutable_data_ptr<T>();
@@ -310,6 +311,7 @@ void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
       call.half_view1 = halves_of(inputs.view1);
       call.half_view2 = halves_of(inputs.view2);
       call.bfloat16 = inputs.bfloat16;
+      call.streamed = way == SimilarityWay::kStreamed;
     }
   }
   const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
@@ -338,9 +340,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
   constexpr const char* kOp = "contrastive_step_";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
-  const ContrastiveStepInputs inputs = check_contrastive_step(
-      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal, second_beta > 0,
-      similarity_way(view1, view2) != SimilarityWay::kFloats);
+  const SimilarityWay way = similarity_way(view1, view2);
+  const ContrastiveStepInputs inputs =
+      check_contrastive_step(kOp, view1, view2, index, state, state_temperature, state_momentum,
+                             bimodal, second_beta > 0, way != SimilarityWay::kFloats);
   const at::Tensor gammas = device_number(gamma, view1, kOp, "gamma");
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   const at::Tensor steps = device_number(eta, view1, kOp, "eta");
@@ -372,7 +375,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
       call.slope_limit = slope_limit;
       call.lowest = lowest;
       call.highest = highest;
-      launch_contrastive_step(call, inputs, outputs);
+      launch_contrastive_step(call, inputs, way, outputs);
     });
   });
   if (update_state) bump_states(state, state_temperature, state_momentum);
@@ -387,9 +390,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
   TORCH_CHECK_VALUE(!labels.has_value(), kOp, ": expected labels on the CPU alone");
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
-  const ContrastiveStepInputs inputs = check_contrastive_step(
-      kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt, std::nullopt, bimodal, false,
-      similarity_way(view1, view2) != SimilarityWay::kFloats);
+  const SimilarityWay way = similarity_way(view1, view2);
+  const ContrastiveStepInputs inputs =
+      check_contrastive_step(kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt,
+                             std::nullopt, bimodal, false, way != SimilarityWay::kFloats);
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   debug_check_temperatures(kOp, tau);
   at::Tensor equivalent;
@@ -409,7 +413,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
     if (equivalent.defined()) call.alpha = equivalent.const_data_ptr<double>();
     call.per_view = true;
     call.relative = true;
-    launch_contrastive_step(call, inputs, outputs);
+    launch_contrastive_step(call, inputs, way, outputs);
   });
   return outputs.result();
 }

@@ -12,14 +12,7 @@ namespace {
 void log_sums(const HalfCase& c, int64_t most_splits = 64) {
   const auto streamed_of = [&](const cuda::HalfSimilarities& halves) {
     cuda::StreamedSimilarities streamed;
-    streamed.x = halves.x;
-    streamed.y = halves.y;
-    streamed.bfloat16 = halves.bfloat16;
-    streamed.rows = halves.rows;
-    streamed.columns = halves.columns;
-    streamed.width = halves.width;
-    streamed.exclude = halves.exclude;
-    streamed.exclusions = halves.exclusions;
+    static_cast<cuda::HalfSimilarities&>(streamed) = halves;
     streamed.most_splits = most_splits;
     return streamed;
   };
@@ -31,12 +24,14 @@ void log_sums(const HalfCase& c, int64_t most_splits = 64) {
       [&](const auto& halves, const float* inverses, const auto& sums) {
         const auto streamed = streamed_of(halves);
         auto space = space_of(streamed);
-        return cuda::launch_streamed_sums(streamed, inverses, sums, space.data(), nullptr);
+        return cuda::launch_streamed_sums(streamed, inverses, sums, inverses,
+                                          cuda::ExpSums<float>{}, space.data(), nullptr);
       },
       [&](const auto& halves, const auto& rows, float* dx, float* dy) {
         const auto streamed = streamed_of(halves);
         auto space = space_of(streamed);
-        return cuda::launch_streamed_gradients(streamed, rows, dx, dy, space.data(), nullptr);
+        return cuda::launch_streamed_gradients(streamed, rows, cuda::PairWeights<float>{}, dx, dy,
+                                               space.data(), nullptr);
       });
 }
 
