@@ -1,9 +1,9 @@
-// Kernels of the contrastive step around the similarities: embeddings, and what happens per anchor.
+// Kernels of the contrastive step between the sums of similarities and their gradients: what
+// happens per anchor.
 //
-// Mapping: a warp a row of embeddings, a thread an anchor, one thread block for what needs all
-// anchors (is everything finite; the value). Bytes: the embeddings three times. Hazards: squares
-// that leave the range of a double; one anchor that is not finite must leave every state alone, so
-// that it turns all observations into NaN, which are never stored.
+// Mapping: a thread an anchor, one thread block for what needs all anchors (is everything finite;
+// the value). Hazard: one anchor that is not finite must leave every state alone, so that it turns
+// all observations into NaN, which are never stored.
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,6 @@
 #include "cuda/platform.h"
 
 namespace xrisk::cuda {
-
-constexpr double kNotANumber = __builtin_nan("");
 
 // What the anchors, [0, B) of view1 and [B, 2B) of view2, carry from kernel to kernel.
 template <class T>
@@ -39,82 +37,7 @@ struct StepSpace {
   T* weights;             // [2B]
   T* pulls;               // [2B]
   ExpSums<T> sums;        // [2B]
-  T* block;               // similarities
 };
-
-template <class T>
-__device__ __forceinline__ double square_sum(const T* x, int64_t width, double divisor) {
-  double total = 0.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    const double y = static_cast<double>(x[k]) / divisor;
-    total += y * y;
-  }
-  return warp_sum(total);
-}
-
-// A warp a row: its norm, and the row divided by it.
-template <class T>
-__global__ void normalize_kernel(const T* x, int64_t rows, int64_t width, bool normalize, T* e,
-                                 double* norms) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= rows) return;
-  const T* row = x + i * width;
-  double divisor = 1.0, squares = square_sum(row, width, divisor);
-  if (!(squares > 1e-280 && squares < 1e280)) {
-    double largest = 0.0, gap = 0.0;
-    for (int64_t k = lane_index(); k < width; k += 32) {
-      const double y = static_cast<double>(row[k]);
-      largest = fmax(largest, fabs(y));
-      gap += y - y;
-    }
-    largest = warp_max(largest);
-    gap = warp_sum(gap);  // zero where every x is finite
-    divisor = largest > 0.0 && gap == 0.0 ? largest : 1.0;
-    squares = gap == 0.0 ? square_sum(row, width, divisor) : kNotANumber;
-  }
-  const double length = sqrt(squares);
-  if (lane_index() == 0) norms[i] = normalize ? divisor * length : squares - squares + 1.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    const bool keep = !normalize || squares == 0.0;
-    e[i * width + k] =
-        keep ? row[k] : static_cast<T>(static_cast<double>(row[k]) / divisor / length);
-  }
-}
-
-// A warp a pair of rows.
-template <class T>
-__global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width, double* out) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= rows) return;
-  double total = 0.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    total += static_cast<double>(a[i * width + k]) * static_cast<double>(b[i * width + k]);
-  }
-  total = warp_sum(total);
-  if (lane_index() == 0) out[i] = total;
-}
-
-// A warp a row: the pull of the partner is added, then the gradient passes the normalisation.
-template <class T>
-__global__ void finish_kernel(const T* embeddings, const T* pulls, const double* norms,
-                              int64_t batch, int64_t width, bool normalize, T* gradient) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= 2 * batch) return;
-  const T* e = embeddings + i * width;
-  const T* partner = embeddings + (i < batch ? i + batch : i - batch) * width;
-  T* g = gradient + i * width;
-  double along = 0.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    g[k] += pulls[i] * partner[k];
-    along += static_cast<double>(g[k]) * static_cast<double>(e[k]);
-  }
-  if (!normalize) return;
-  along = warp_sum(along);
-  const T inverse = norms[i] == 0.0 ? T(0) : static_cast<T>(1.0 / norms[i]);
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    g[k] = (g[k] - static_cast<T>(along) * e[k]) * inverse;
-  }
-}
 
 template <class T, class State>
 struct StepAnchors {

@@ -1,16 +1,14 @@
 // Sums and gradients of similarities in many small blocks, and the whole contrastive step, against
 // plain double loops: exclusions, temperatures per anchor, both sides, symmetric similarities;
-// first touch, duplicate ids, individual temperatures, what is not finite, a batch of one.
+// first touch, duplicate ids, individual temperatures, what is not finite, a batch of one; the step
+// of 16-bit views too.
 #include "cuda/contrastive_step.h"
-#include "tests/cuda/device.h"
-#include "tests/cuda/products.h"
+#include "tests/cuda/half_reference.h"
 
 using namespace xrisk;
 using namespace xrisk::test;
 
 namespace {
-
-using Doubles = std::vector<double>;
 
 double dot(const Doubles& a, int64_t i, const Doubles& b, int64_t j, int64_t width) {
   double total = 0.0;
@@ -115,6 +113,8 @@ struct Case {
   bool write = true, adam = false;
   int64_t batch = 0;
   float poison = 0.0f;  // added to one entry
+  enum Type { kFloat, kBfloat16, kFloat16 } type = kFloat;
+  bool streamed = false;
 };
 
 constexpr int64_t kStepWidth = 4, kIds = 7;
@@ -270,8 +270,17 @@ Expected truth(const Case& c, const std::vector<float>& views, const std::vector
 
 void step(const Case& c) {
   std::mt19937_64 random(13);
-  auto views = normal<float>(random, 2 * c.batch * kStepWidth, 0, 1);
-  if (c.poison != 0.0f) views[views.size() - 3] += c.poison;
+  const bool halves = c.type != Case::kFloat, bfloat16 = c.type == Case::kBfloat16;
+  const int64_t numbers = 2 * c.batch * kStepWidth;
+  HalfNumbers all;  // without bits if not halves
+  if (halves) {
+    all = half_numbers(random, numbers, bfloat16);
+  } else {
+    all.values = normal<float>(random, numbers, 0, 1);
+    all.bits.resize(all.values.size());
+  }
+  if (c.poison != 0.0f) poison(all, all.values.size() - 3, c.poison, bfloat16);
+  const std::vector<float>& views = all.values;
   std::vector<int64_t> index(c.batch);
   for (int64_t i = 0; i < c.batch; ++i) index[i] = (3 * i) % (kIds - 1);  // one id stays untouched
   const int64_t sides = c.bimodal ? 2 : 1;
@@ -291,8 +300,9 @@ void step(const Case& c) {
     expected = truth(c, views, index, widened(state), widened(tau), widened(momentum));
   }
   const DeviceArray<float> device_views(views);
+  const DeviceArray<uint16_t> device_halves(all.bits);
   const DeviceArray<int64_t> device_index(index);
-  const DeviceArray<double> numbers(std::vector<double>{kGamma, kTau, kEta});
+  const DeviceArray<double> schedules(std::vector<double>{kGamma, kTau, kEta});
   for_each_schedule([&] {
     DeviceArray<float> device_state(state), device_tau(tau), device_momentum(momentum);
     DeviceArray<float> embeddings(views.size()), gradient(views.size()), value(1), slope(1);
@@ -300,8 +310,18 @@ void step(const Case& c) {
     call.bimodal = c.bimodal;
     call.batch = c.batch;
     call.width = kStepWidth;
-    call.view1 = device_views.data();
-    call.view2 = device_views.data() + c.batch * kStepWidth;
+    if (halves) {
+      call.half_view1 = device_halves.data();
+      call.half_view2 = device_halves.data() + c.batch * kStepWidth;
+      call.bfloat16 = bfloat16;
+      call.streamed = c.streamed;
+      call.half_block = 128;
+      call.half_group = 256;
+    } else {
+      call.view1 = device_views.data();
+      call.view2 = device_views.data() + c.batch * kStepWidth;
+      call.embeddings = embeddings.data();
+    }
     call.normalize = c.normalize;
     call.index = device_index.data();
     call.state = device_state.data();
@@ -311,9 +331,9 @@ void step(const Case& c) {
     }
     call.rows = kIds;
     call.write_state = c.write;
-    call.gamma = numbers.data();
-    call.temperature = numbers.data() + 1;
-    call.eta = numbers.data() + 2;
+    call.gamma = schedules.data();
+    call.temperature = schedules.data() + 1;
+    call.eta = schedules.data() + 2;
     call.options.rho = c.individual ? kRho : 0.0;
     call.per_view = c.per_view;
     call.relative = c.relative;
@@ -325,14 +345,15 @@ void step(const Case& c) {
     call.lowest = 0.1;
     call.highest = 0.6;
     call.block = 8;
-    call.embeddings = embeddings.data();
     call.value = value.data();
     call.temperature_slope = slope.data();
     call.gradient = gradient.data();
     const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
     DeviceArray<char> space(static_cast<int64_t>(bytes));
-    CHECK(cuda::launch_contrastive_step(call, KernelProducts<float>(), space.data(), bytes,
-                                        nullptr) == cudaSuccess);
+    CHECK((halves ? cuda::launch_contrastive_step(call, HalfKernelProducts(bfloat16), space.data(),
+                                                  bytes, nullptr)
+                  : cuda::launch_contrastive_step(call, KernelProducts<float>(), space.data(),
+                                                  bytes, nullptr)) == cudaSuccess);
     if (untouched) {
       const bool nan = c.batch >= 2;
       for (const float g : gradient.read()) CHECK(nan ? std::isnan(g) : g == 0.0f);
@@ -342,7 +363,8 @@ void step(const Case& c) {
       return;
     }
     CHECK(close(value.read()[0], expected.value, 2e-5, 1 + std::fabs(expected.value)));
-    CHECK(all_close(gradient.read(), expected.gradient, 3e-5));
+    const double rounding = bfloat16 ? 0x1p-8 : 0x1p-11;  // of the weights
+    CHECK(all_close(gradient.read(), expected.gradient, halves && !c.streamed ? rounding : 3e-5));
     const auto found = device_state.read();
     for (size_t k = 0; k < state.size(); ++k) {
       CHECK(found[k] == expected.state[k] || close(found[k], expected.state[k], 2e-5, 1));
@@ -380,6 +402,34 @@ int main() {
   step(c);
   c.batch = 3;  // one block, whose similarities are kept
   step(c);
+  Case half;
+  half.type = Case::kFloat16;
+  half.batch = 140;  // 280 anchors in two groups, the first of them of four blocks
+  step(half);
+  half.bimodal = half.individual = true;
+  step(half);
+  for (const Case::Type type : {Case::kBfloat16, Case::kFloat16}) {
+    for (const bool streamed : {false, true}) {
+      half = Case{};
+      half.type = type;
+      half.streamed = streamed;
+      half.batch = streamed ? 40 : 11;  // two tiles, or one block
+      step(half);
+      half.relative = half.per_view = true;
+      half.normalize = false;
+      step(half);
+      half.bimodal = true;
+      half.individual = streamed;
+      step(half);
+      half.poison = NAN;
+      half.batch = 11;
+      step(half);
+      half.normalize = true;
+      half.bimodal = half.individual = false;
+      half.poison = INFINITY;
+      step(half);
+    }
+  }
   for (const bool bimodal : {false, true}) {
     Case bad;
     bad.bimodal = bimodal;
