@@ -115,9 +115,10 @@ struct Case {
   float poison = 0.0f;  // added to one entry
   enum Type { kFloat, kBfloat16, kFloat16 } type = kFloat;
   bool streamed = false;
+  int64_t width = 4;
 };
 
-constexpr int64_t kStepWidth = 4, kIds = 7;
+constexpr int64_t kIds = 7;
 constexpr double kGamma = 0.3, kTau = 0.25, kRho = 0.3, kEta = 0.05, kBeta = 0.8;
 constexpr double kSecondBeta = 0.4, kLimit = 0.9;  // Adam's, some slopes being larger
 
@@ -155,7 +156,7 @@ struct Expected {
 // The step in plain loops; the gradient by the chain rule, pair by pair.
 Expected truth(const Case& c, const std::vector<float>& views, const std::vector<int64_t>& index,
                const Doubles& state, const Doubles& tau, const Doubles& momentum) {
-  const int64_t batch = c.batch, anchors = 2 * batch, width = kStepWidth;
+  const int64_t batch = c.batch, anchors = 2 * batch, width = c.width;
   Expected out{0.0, Doubles(views.size(), 0.0), state, tau, momentum};
   Doubles e = widened(views), norms(anchors, 1.0);
   for (int64_t a = 0; a < anchors && c.normalize; ++a) {
@@ -271,7 +272,7 @@ Expected truth(const Case& c, const std::vector<float>& views, const std::vector
 void step(const Case& c) {
   std::mt19937_64 random(13);
   const bool halves = c.type != Case::kFloat, bfloat16 = c.type == Case::kBfloat16;
-  const int64_t numbers = 2 * c.batch * kStepWidth;
+  const int64_t numbers = 2 * c.batch * c.width;
   HalfNumbers all;  // without bits if not halves
   if (halves) {
     all = half_numbers(random, numbers, bfloat16);
@@ -309,17 +310,17 @@ void step(const Case& c) {
     cuda::ContrastiveStep<float, float> call;
     call.bimodal = c.bimodal;
     call.batch = c.batch;
-    call.width = kStepWidth;
+    call.width = c.width;
     if (halves) {
       call.half_view1 = device_halves.data();
-      call.half_view2 = device_halves.data() + c.batch * kStepWidth;
+      call.half_view2 = device_halves.data() + c.batch * c.width;
       call.bfloat16 = bfloat16;
       call.streamed = c.streamed;
       call.half_block = 128;
       call.half_group = 256;
     } else {
       call.view1 = device_views.data();
-      call.view2 = device_views.data() + c.batch * kStepWidth;
+      call.view2 = device_views.data() + c.batch * c.width;
       call.embeddings = embeddings.data();
     }
     call.normalize = c.normalize;
@@ -407,6 +408,7 @@ int main() {
   half.batch = 140;  // 280 anchors in two groups, the first of them of four blocks
   step(half);
   half.bimodal = half.individual = true;
+  half.width = 8;  // whole pieces
   step(half);
   for (const Case::Type type : {Case::kBfloat16, Case::kFloat16}) {
     for (const bool streamed : {false, true}) {
@@ -420,6 +422,7 @@ int main() {
       step(half);
       half.bimodal = true;
       half.individual = streamed;
+      half.width = 8;
       step(half);
       half.poison = NAN;
       half.batch = 11;
