@@ -7,6 +7,7 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string>
 
@@ -48,8 +49,7 @@ class CudaProducts final : public Products<T, Factor> {
  private:
   static at::Tensor view(const void* data, int64_t rows, int64_t columns, int64_t stride,
                          bool transposed, const at::TensorOptions& options) {
-    const at::IntArrayRef strides =
-        transposed ? at::IntArrayRef{1, stride} : at::IntArrayRef{stride, 1};
+    const std::array<int64_t, 2> strides = {transposed ? 1 : stride, transposed ? stride : 1};
     return at::for_blob(const_cast<void*>(data), {rows, columns})
         .strides(strides)
         .options(options)
