@@ -3,11 +3,11 @@
 python -m benchmarks.streamed_similarities
 
 The ways (XRISK_SIMILARITIES): streamed through the tensor cores (up to 128 wide), in blocks of
-16-bit products, or converted to float32 first. Of ``contrastive_log_sums``: forward, and forward
-with both gradients; of the fused steps: forward and backward, called and replayed as a CUDA graph,
-with the share of the limit, 8 B^2 D flops at 790 TFLOP/s. Prints one line of JSON a case. The
-status is 1 if a way is further from float64 than a few roundings of float32 sums and of the
-gradients' own dtype, or not the same bits twice.
+16-bit products (and in larger blocks), or converted to float32 first. Of ``contrastive_log_sums``:
+forward, and forward with both gradients; of the fused steps: forward and backward, called and
+replayed as a CUDA graph, with the share of the limit, 8 B^2 D flops at 790 TFLOP/s. Prints one line
+of JSON a case. The status is 1 if a way is further from float64 than a few roundings of float32
+sums and of the gradients' own dtype, or not the same bits twice.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ LIMIT_TFLOP_S = 790.0
 Step = Callable[[], Any]
 
 
-def ways(width: int) -> tuple[str, ...]:
-    return ("streamed", "blocks", "float32") if width <= WIDEST_STREAMED else ("blocks", "float32")
+def ways(width: int, batch: int = 0) -> tuple[str, ...]:
+    streamed = ("streamed",) if width <= WIDEST_STREAMED else ()
+    return (*streamed, "blocks", *(("blocks:4096",) if batch > 2048 else ()), "float32")
 
 
 def embeddings(rows: int, width: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -167,7 +168,7 @@ def race_step(name: str, dtype: torch.dtype, batch: int, width: int) -> dict[str
     found: dict[str, Any] = {"step": name, "batch": batch, "width": width}
     # rows and columns of similarities: both views of one modality are anchors and keys
     side = batch if name in ("bimodal", "clip") else 2 * batch
-    for way in ways(width):
+    for way in ways(width, side):
         os.environ["XRISK_SIMILARITIES"] = way
         called = milliseconds(lambda: step(loss, a, b))
         replayed = milliseconds(captured(lambda: step(loss, a, b)))

@@ -10,7 +10,6 @@
 
 #include "cuda/block.h"
 #include "cuda/platform.h"
-#include "cuda/tensor_core.h"
 
 namespace xrisk::cuda {
 
@@ -55,91 +54,89 @@ __global__ void normalize_kernel(const T* x, int64_t rows, int64_t width, bool n
   }
 }
 
-// No scale of a normalised row is larger: lengths are in [2^6, 2^7), or 0.
-constexpr double kLargestScale = 1.0 / 64;
-
-// A warp a row of 16-bit numbers: its norm; the row, times a power of two if it is to be
-// normalised; and the scale that makes this the embedding.
-template <class Half>
-__global__ void pack_kernel(const uint16_t* x, int64_t rows, int64_t width, bool normalize,
-                            uint16_t* e, float* scales, double* norms) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= rows) return;
-  const uint16_t* row = x + i * width;
-  double squares = 0.0;  // in range, whatever the numbers
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    const double y = static_cast<double>(Half::low(row[k]));
-    squares += y * y;
-  }
-  squares = warp_sum(squares);
-  const double gap = squares - squares, length = sqrt(squares) + gap;
-  const bool keep = !normalize || !(squares > 0.0) || gap != 0.0;
-  const double factor = keep ? 1.0 : ldexp(1.0, 6 - ilogb(length));
-  if (lane_index() == 0) {
-    norms[i] = normalize ? length : gap + 1.0;
-    const double kept = normalize ? gap + kLargestScale : 1.0;
-    scales[i] = static_cast<float>(keep ? kept : 1.0 / (factor * length));
-  }
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    const float y = static_cast<float>(static_cast<double>(Half::low(row[k])) * factor);
-    e[i * width + k] = keep ? row[k] : static_cast<uint16_t>(Half::pack(y, 0.0f));
-  }
-}
-
-// Embeddings [2B, D] as they lie in memory; their gradient still lacks `gradient_factor`.
+// Embeddings [2B, D] as they lie in memory.
 template <class T>
 struct PlainEmbeddings {
+  static constexpr int kWide = 1;
   const T* rows;
   int64_t width;
-  __device__ __forceinline__ T at(int64_t i, int64_t k) const { return rows[i * width + k]; }
+
+  __device__ __forceinline__ void load(int64_t i, int64_t k, T (&out)[1]) const {
+    out[0] = rows[i * width + k];
+  }
   __device__ __forceinline__ T gradient_factor(int64_t) const { return T(1); }
-};
-template <class Half>
-struct HalfEmbeddings {
-  const uint16_t* rows;
-  int64_t width;
-  const float* scales;
-  const float* fit;  // null: 1
-  __device__ __forceinline__ float at(int64_t i, int64_t k) const {
-    return Half::low(rows[i * width + k]) * scales[i];
-  }
-  __device__ __forceinline__ float gradient_factor(int64_t i) const {
-    return (fit == nullptr ? 1.0f : fit[1]) / scales[i];
-  }
 };
 
 // A warp a pair of rows, one of each view.
-template <class Embeddings>
-__global__ void dots_kernel(Embeddings e, int64_t batch, double* out) {
+template <class T>
+__global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width, double* out) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= batch) return;
+  if (i >= rows) return;
   double total = 0.0;
-  for (int64_t k = lane_index(); k < e.width; k += 32) {
-    total += static_cast<double>(e.at(i, k)) * static_cast<double>(e.at(batch + i, k));
+  for (int64_t k = lane_index(); k < width; k += 32) {
+    total += static_cast<double>(a[i * width + k]) * static_cast<double>(b[i * width + k]);
   }
   total = warp_sum(total);
   if (lane_index() == 0) out[i] = total;
+}
+
+// kWide numbers, aligned if they are eight.
+template <int kWide, class T>
+__device__ __forceinline__ void load_piece(const T* from, T (&out)[kWide]) {
+  if constexpr (kWide == 8) {
+    const float4* pieces = reinterpret_cast<const float4*>(from);
+    const float4 a = pieces[0], b = pieces[1];
+    const float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int c = 0; c < 8; ++c) out[c] = values[c];
+  } else {
+    out[0] = *from;
+  }
+}
+template <int kWide, class T>
+__device__ __forceinline__ void store_piece(const T (&values)[kWide], T* to) {
+  if constexpr (kWide == 8) {
+    float4* pieces = reinterpret_cast<float4*>(to);
+    pieces[0] = make_float4(values[0], values[1], values[2], values[3]);
+    pieces[1] = make_float4(values[4], values[5], values[6], values[7]);
+  } else {
+    *to = values[0];
+  }
 }
 
 // A warp a row: the pull of the partner is added, then the gradient passes the normalisation.
 template <class Embeddings, class T>
 __global__ void finish_kernel(Embeddings e, const T* pulls, const double* norms, int64_t batch,
                               bool normalize, T* gradient) {
+  constexpr int kWide = Embeddings::kWide;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (i >= 2 * batch) return;
-  const int64_t partner = i < batch ? i + batch : i - batch;
-  const T factor = e.gradient_factor(i);
-  T* g = gradient + i * e.width;
+  const int64_t partner = i < batch ? i + batch : i - batch, first = kWide * lane_index();
+  const T factor = e.gradient_factor(i), pull = pulls[i];
+  T* const row = gradient + i * e.width;
   double along = 0.0;
-  for (int64_t k = lane_index(); k < e.width; k += 32) {
-    g[k] = g[k] * factor + pulls[i] * e.at(partner, k);
-    along += static_cast<double>(g[k]) * static_cast<double>(e.at(i, k));
+  for (int64_t k = first; k < e.width; k += 32 * kWide) {
+    T g[kWide], mine[kWide], other[kWide];
+    load_piece<kWide>(row + k, g);
+    e.load(i, k, mine);
+    e.load(partner, k, other);
+#pragma unroll
+    for (int c = 0; c < kWide; ++c) {
+      g[c] = g[c] * factor + pull * other[c];
+      along += static_cast<double>(g[c]) * static_cast<double>(mine[c]);
+    }
+    store_piece<kWide>(g, row + k);
   }
   if (!normalize) return;
   along = warp_sum(along);
   const T inverse = norms[i] == 0.0 ? T(0) : static_cast<T>(1.0 / norms[i]);
-  for (int64_t k = lane_index(); k < e.width; k += 32) {
-    g[k] = (g[k] - static_cast<T>(along) * e.at(i, k)) * inverse;
+  for (int64_t k = first; k < e.width; k += 32 * kWide) {
+    T g[kWide], mine[kWide];
+    load_piece<kWide>(row + k, g);
+    e.load(i, k, mine);
+#pragma unroll
+    for (int c = 0; c < kWide; ++c) g[c] = (g[c] - static_cast<T>(along) * mine[c]) * inverse;
+    store_piece<kWide>(g, row + k);
   }
 }
 

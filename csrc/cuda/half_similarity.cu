@@ -98,13 +98,6 @@ dim3 tiles_of(const SimilarityBlock& block) {
               static_cast<unsigned>(pieces(block.rows, kPairRows)));
 }
 
-cudaError_t clear(const ExpSums<float>& sums, int64_t count, cudaStream_t stream) {
-  if (count == 0 || sums.peaks == nullptr) return cudaSuccess;
-  XRISK_LAUNCH((clear_sums_kernel<float>), static_cast<unsigned>(pieces(count, kThreads)), kThreads,
-               0, stream, sums, count);
-  return cudaGetLastError();
-}
-
 // The products of a group's weights with the rows of either side.
 void add_gradients(const HalfSimilarities& problem, const SimilarityBlock& group,
                    const Space& space, float* dx, float* dy, const HalfProducts& products) {
@@ -151,9 +144,11 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
                              const ExpSums<float>& rows, const float* column_inverses,
                              const ExpSums<float>& columns, const HalfProducts& products,
                              void* workspace, cudaStream_t stream) {
-  cudaError_t error = clear(rows, problem.rows, stream);
-  if (error == cudaSuccess) error = clear(columns, problem.columns, stream);
-  if (error != cudaSuccess) return error;
+  if (problem.columns == 0 && problem.rows > 0) {
+    XRISK_LAUNCH((clear_sums_kernel<float>), static_cast<unsigned>(pieces(problem.rows, kThreads)),
+                 kThreads, 0, stream, rows, problem.rows);
+    return cudaGetLastError();
+  }
   Carver carver(workspace);
   const Space space = carve(problem, carver);
   const ExpSums<float> others = problem.symmetric ? rows : columns;
@@ -175,8 +170,8 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
     const int64_t column_count = both ? group.columns : 0;
     const int64_t threads = 32 * (group.rows + column_count);
     XRISK_LAUNCH(merge_tiles_kernel, static_cast<unsigned>(pieces(threads, kThreads)), kThreads, 0,
-                 stream, across, group.row, group.rows, row_inverses, rows, down, group.column,
-                 column_count, other_inverses, others);
+                 stream, across, group.row, group.rows, row_inverses, rows, group.column == 0, down,
+                 group.column, column_count, other_inverses, others, group.row == 0);
     return cudaGetLastError();
   });
 }

@@ -11,8 +11,6 @@
 // k is 0 for bfloat16; float16, which has few exponents, gets the largest weight near 2^15.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
 #include <cstdint>
 

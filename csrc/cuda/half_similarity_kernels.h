@@ -7,8 +7,9 @@
 // Mapping: a thread block has a tile of 64 rows by 128 columns, a warp 8 of its rows, a lane 4
 // columns of each, in registers: the block of products is read once for the sums of both sides, and
 // once for the weights, from L2. Every part has one thread block, and parts are added in one order.
-// Bytes: 4 a pair for sums, 4 and 2 for weights; two exponentials a pair each. Hazards: as
-// cuda/similarity_kernels.h; what lies outside of the block or is excluded becomes -inf.
+// Bytes: 4 a pair for sums, 4 and 2 for weights; two exponentials a pair each. Exponents z are
+// taken to base 2. Hazards: as cuda/similarity_kernels.h; what lies outside of the block or is
+// excluded becomes -inf.
 #pragma once
 
 #include "cuda/half_similarity.h"
@@ -159,7 +160,7 @@ __global__ void __launch_bounds__(kPairThreads)
   }
   const float peak = reduce_rows(high, Max());
   const bool mine = row + lane / 4 < b.rows;
-  const float inverse_of_row = mine ? row_inverses[b.row + row + lane / 4] : 1.0f;
+  const float inverse_of_row = mine ? row_inverses[b.row + row + lane / 4] * kLog2E : 1.0f;
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
     const float shift = finite_peak(__shfl_sync(kWholeWarp, peak, 4 * r));
@@ -167,7 +168,7 @@ __global__ void __launch_bounds__(kPairThreads)
     mass[r] = moment[r] = 0.0f;
 #pragma unroll
     for (int k = 0; k < kLaneColumns; ++k) {
-      const float z = exponent(s[r][k], shift, inverse), e = __expf(z);
+      const float z = exponent(s[r][k], shift, inverse), e = exp2_flushed(z);
       mass[r] += e;
       moment[r] += e * z;
     }
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(kPairThreads)
   const float row_mass = reduce_rows(mass, Sum()), row_moment = reduce_rows(moment, Sum());
   if (mine && lane % 4 == 0) {
     store_part(rows, group_row + row + lane / 4, group_column / kPairColumns + blockIdx.x, peak,
-               row_mass, row_moment);
+               row_mass, row_moment * kLn2);
   }
   if (columns.peaks == nullptr) return;
 
@@ -194,12 +195,12 @@ __global__ void __launch_bounds__(kPairThreads)
 #pragma unroll
     for (int w = 1; w < kPairWarps; ++w) most = fmaxf(most, highs[w][at]);
     const bool inside = tile_column + at < b.columns;
-    const float inverse = inside ? column_inverses[b.column + tile_column + at] : 1.0f;
+    const float inverse = inside ? column_inverses[b.column + tile_column + at] * kLog2E : 1.0f;
     const float shift = finite_peak(most);
     float total = 0.0f, total_moment = 0.0f;
 #pragma unroll
     for (int r = 0; r < kWarpRows; ++r) {
-      const float z = exponent(s[r][k], shift, inverse), e = __expf(z);
+      const float z = exponent(s[r][k], shift, inverse), e = exp2_flushed(z);
       total += e;
       total_moment += e * z;
     }
@@ -216,14 +217,16 @@ __global__ void __launch_bounds__(kPairThreads)
     total_moment += moments[w][at];
   }
   store_part(columns, group_column + tile_column + at, group_row / kPairRows + blockIdx.y, most,
-             total, total_moment);
+             total, total_moment * kLn2);
 }
 
-// A warp an anchor: first those of the rows, then those of the columns.
+// A warp an anchor: first those of the rows, then those of the columns. `fresh`: the first group of
+// such an anchor.
 __global__ void merge_tiles_kernel(TileSums rows, int64_t row, int64_t row_count,
                                    const float* row_inverses, ExpSums<float> row_sums,
-                                   TileSums columns, int64_t column, int64_t column_count,
-                                   const float* column_inverses, ExpSums<float> column_sums) {
+                                   bool fresh_rows, TileSums columns, int64_t column,
+                                   int64_t column_count, const float* column_inverses,
+                                   ExpSums<float> column_sums, bool fresh_columns) {
   const int64_t k = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   const bool of_rows = k < row_count;
   const int64_t at = of_rows ? k : k - row_count;
@@ -248,8 +251,14 @@ __global__ void merge_tiles_kernel(TileSums rows, int64_t row, int64_t row_count
   mass = warp_sum(mass);
   moment = warp_sum(moment);
   if (lane_index() != 0) return;
-  merge_sums(of_rows ? row_sums : column_sums, anchor, static_cast<double>(inverse), high, mass,
-             moment);
+  const ExpSums<float>& sums = of_rows ? row_sums : column_sums;
+  if (of_rows ? fresh_rows : fresh_columns) {
+    sums.peaks[anchor] = high;
+    sums.masses[anchor] = mass;
+    sums.moments[anchor] = moment;
+  } else {
+    merge_sums(sums, anchor, static_cast<double>(inverse), high, mass, moment);
+  }
 }
 
 // One thread block: the power of two, and its inverse, that brings the largest weight of a pair

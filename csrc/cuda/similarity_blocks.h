@@ -1,10 +1,10 @@
 // The blocks that a matrix of similarities is worked through in.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdint>
+
+#include "cuda/similarity.h"
 
 namespace xrisk::cuda {
 

@@ -11,6 +11,7 @@
 
 #include "cuda/contrastive_step.h"
 #include "cuda/embedding_kernels.h"
+#include "cuda/half_embedding_kernels.h"
 #include "cuda/streamed_similarity.h"
 #include "cuda/workspace.h"
 
@@ -60,8 +61,8 @@ class PlainSimilarities {
                    view == 0 ? views_.view1 : views_.view2, batch, views_.width, views_.normalize,
                    views_.embeddings + view * half, norms + view * batch);
     }
-    XRISK_LAUNCH((dots_kernel<PlainEmbeddings<T>>), warps_of_rows(batch), kEmbeddingThreads, 0,
-                 stream, embeddings(), batch, dots);
+    XRISK_LAUNCH((dots_kernel<T>), warps_of_rows(batch), kEmbeddingThreads, 0, stream,
+                 views_.embeddings, views_.embeddings + half, batch, views_.width, dots);
   }
 
   cudaError_t sums(const T* inverses, const ExpSums<T>& sums, const Lent& products,
@@ -124,17 +125,10 @@ class HalfStepSimilarities {
   }
 
   void embed(double* norms, double* dots, cudaStream_t stream) const {
-    const int64_t batch = views_.batch, half = batch * views_.width;
-    of_type([&](auto type) {
-      using Half = decltype(type);
-      for (int view = 0; view < 2; ++view) {
-        XRISK_LAUNCH((pack_kernel<Half>), warps_of_rows(batch), kEmbeddingThreads, 0, stream,
-                     view == 0 ? views_.half_view1 : views_.half_view2, batch, views_.width,
-                     views_.normalize, rows_ + view * half, scales_ + view * batch,
-                     norms + view * batch);
-      }
-      XRISK_LAUNCH((dots_kernel<HalfEmbeddings<Half>>), warps_of_rows(batch), kEmbeddingThreads, 0,
-                   stream, embeddings<Half>(), batch, dots);
+    with_embeddings([&](auto half, auto e) {
+      XRISK_LAUNCH((pack_kernel<decltype(half), decltype(e)::kWide>), warps_of_rows(views_.batch),
+                   kEmbeddingThreads, 0, stream, views_.half_view1, views_.half_view2, views_.batch,
+                   views_.width, views_.normalize, rows_, scales_, norms, dots);
     });
   }
 
@@ -162,27 +156,32 @@ class HalfStepSimilarities {
                         : launch_half_gradients(problem_, weights, columns, one_block(problem_),
                                                 gradient, others, fit_, products, space_, stream);
     if (error != cudaSuccess) return error;
-    of_type([&](auto type) {
-      using Half = decltype(type);
-      XRISK_LAUNCH((finish_kernel<HalfEmbeddings<Half>, float>), warps_of_rows(2 * batch),
-                   kEmbeddingThreads, 0, stream, embeddings<Half>(), pulls, norms, batch,
-                   views_.normalize, gradient);
+    with_embeddings([&](auto, auto e) {
+      XRISK_LAUNCH((finish_kernel<decltype(e), float>), warps_of_rows(2 * batch), kEmbeddingThreads,
+                   0, stream, e, pulls, norms, batch, views_.normalize, gradient);
     });
     return cudaGetLastError();
   }
 
  private:
+  // f(Bfloat16 or Float16, the embeddings)
   template <class F>
-  void of_type(F&& f) const {
+  void with_embeddings(F&& f) const {
+    const auto in_pieces = [&](auto half) {
+      using Half = decltype(half);
+      const float* fit = views_.bfloat16 || views_.streamed ? nullptr : fit_;
+      const auto whole = [](const uint16_t* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+      if (views_.width % 8 == 0 && whole(views_.half_view1) && whole(views_.half_view2)) {
+        f(half, HalfEmbeddings<Half, 8>{rows_, views_.width, scales_, fit});
+      } else {
+        f(half, HalfEmbeddings<Half, 1>{rows_, views_.width, scales_, fit});
+      }
+    };
     if (views_.bfloat16) {
-      f(Bfloat16{});
+      in_pieces(Bfloat16{});
     } else {
-      f(Float16{});
+      in_pieces(Float16{});
     }
-  }
-  template <class Half>
-  HalfEmbeddings<Half> embeddings() const {
-    return {rows_, views_.width, scales_, views_.bfloat16 || views_.streamed ? nullptr : fit_};
   }
 
   const ContrastiveViews<float>& views_;

@@ -3,15 +3,11 @@
 // torch/cuda_ops.cpp only.
 #pragma once
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
-#include <array>
-#include <string>
+#include <utility>
 
 #include "cuda/contrastive_step.h"
 #include "cuda/half_similarity.h"
@@ -19,51 +15,9 @@
 #include "cuda/streamed_similarity.h"
 #include "torch/contrastive_inputs.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_similarities.h"
 
 namespace xrisk {
-
-// Factors of `factor`, whose numbers are Factor's size.
-template <class T, class Factor = T>
-class CudaProducts final : public Products<T, Factor> {
- public:
-  CudaProducts(const at::Tensor& like, at::ScalarType factor)
-      : sums_(like.options().dtype(c10::CppTypeToScalarType<T>::value)),
-        factors_(like.options().dtype(factor)) {}
-  explicit CudaProducts(const at::Tensor& like)
-      : CudaProducts(like, c10::CppTypeToScalarType<T>::value) {}
-
-  void multiply(const MatrixProduct<T, Factor>& p) const override {
-    if (p.m == 0 || p.n == 0) return;
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    at::Tensor c = view(p.c, p.m, p.n, p.c_stride, false, sums_);
-    const at::Tensor a = view(p.a, p.m, p.k, p.a_stride, p.a_transposed, factors_);
-    const at::Tensor b = view(p.b, p.k, p.n, p.b_stride, p.b_transposed, factors_);
-    if constexpr (std::is_same_v<T, Factor>) {
-      if (p.add) {
-        at::addmm_out(c, c, a, b);
-      } else {
-        at::mm_out(c, a, b);
-      }
-    } else if (p.add) {  // sums of halves never become halves
-      at::addmm_out(c, c, a, b, c.scalar_type());
-    } else {
-      at::mm_out(c, a, b, c.scalar_type());
-    }
-  }
-
- private:
-  static at::Tensor view(const void* data, int64_t rows, int64_t columns, int64_t stride,
-                         bool transposed, const at::TensorOptions& options) {
-    const std::array<int64_t, 2> strides = {transposed ? 1 : stride, transposed ? stride : 1};
-    return at::for_blob(const_cast<void*>(data), {rows, columns})
-        .strides(strides)
-        .options(options)
-        .target_device(options.device())  // known: the driver is not asked for it
-        .make_tensor();
-  }
-
-  at::TensorOptions sums_, factors_;
-};
 
 inline void debug_check_temperatures(const char* op, const at::Tensor& temperatures) {
   if (!debugging() || temperatures.numel() == 0) return;
@@ -87,41 +41,11 @@ inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs)
                     inputs.keys_count, "), got ", low < -1 ? low : high);
 }
 
-// How similarities are formed: of 16-bit embeddings as such, in blocks (cuda/half_similarity.h) or
-// streamed (cuda/streamed_similarity.h); all else, and 16-bit numbers where neither is to be had or
-// wanted, in blocks of float32 or float64.
-enum class SimilarityWay { kFloats, kBlocks, kStreamed };
-
-// The one place that chooses, from dtypes and shapes; XRISK_SIMILARITIES=streamed|blocks|float32,
-// read at each call, overrides it where there is a choice. Streaming writes no similarities, but
-// multiplies 14 N M D flops where blocks have 8: it may win where both are bound by memory or
-// launches. benchmarks/streamed_similarities.py checks and races the ways.
-inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y) {
-  constexpr int64_t kStreamedWidest = 0, kStreamedMost = 0;  // by default
-  const at::ScalarType type = x.scalar_type();
-  const bool halves = type == y.scalar_type() && (type == at::kBFloat16 || type == at::kHalf);
-  if (!halves || x.dim() != 2 || y.dim() != 2) return SimilarityWay::kFloats;
-  const char* named = std::getenv("XRISK_SIMILARITIES");
-  const std::string name = named == nullptr ? "" : named;
-  TORCH_CHECK_VALUE(name.empty() || name == "streamed" || name == "blocks" || name == "float32",
-                    "XRISK_SIMILARITIES: expected streamed, blocks or float32, got ", name);
-  int major = 0;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device()));
-  if (name == "float32" || major < 8) return SimilarityWay::kFloats;
-  const int64_t width = x.size(1), most = std::max(x.size(0), y.size(0));
-  const bool small = width <= kStreamedWidest && most <= kStreamedMost;
-  const bool streamed = name.empty() ? small : name == "streamed";
-  return streamed && width <= cuda::StreamedSimilarities::kWidest ? SimilarityWay::kStreamed
-                                                                  : SimilarityWay::kBlocks;
-}
-
-inline const uint16_t* halves_of(const at::Tensor& t) {
-  return static_cast<const uint16_t*>(t.const_data_ptr());
-}
-
 template <class Problem>  // cuda::HalfSimilarities or cuda::StreamedSimilarities
-Problem half_similarities_of(const ContrastiveInputs& inputs) {
+Problem half_similarities_of(const ContrastiveInputs& inputs, const SimilarityWay& way) {
   Problem problem;
+  problem.block = way.block;
+  problem.group = way.group;
   problem.x = halves_of(inputs.queries);
   problem.y = halves_of(inputs.keys);
   problem.bfloat16 = inputs.bfloat16;
@@ -161,20 +85,20 @@ cuda::Similarities<T> with_block(cuda::Similarities<T> problem, const Contrastiv
 // Sums of the rows, by one way.
 template <class T>
 void launch_row_sums(const cuda::Similarities<T>& problem, const ContrastiveInputs& inputs,
-                     SimilarityWay way, const T* inverses, const cuda::ExpSums<T>& rows,
+                     const SimilarityWay& way, const T* inverses, const cuda::ExpSums<T>& rows,
                      cudaStream_t stream) {
   at::Tensor space;
   if constexpr (std::is_same_v<T, float>) {
-    if (way == SimilarityWay::kStreamed) {
-      const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs);
+    if (way.kind == SimilarityWay::kStreamed) {
+      const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs, way);
       space = workspace_like(inputs.queries, cuda::streamed_workspace_bytes(streamed));
       C10_CUDA_CHECK(cuda::launch_streamed_sums(streamed, inverses, rows, inverses,
                                                 cuda::ExpSums<float>{}, space.mutable_data_ptr(),
                                                 stream));
       return;
     }
-    if (way == SimilarityWay::kBlocks) {
-      const auto halves = half_similarities_of<cuda::HalfSimilarities>(inputs);
+    if (way.kind == SimilarityWay::kBlocks) {
+      const auto halves = half_similarities_of<cuda::HalfSimilarities>(inputs, way);
       space = workspace_like(inputs.queries, cuda::half_similarity_workspace_bytes(halves));
       C10_CUDA_CHECK(cuda::launch_half_sums(
           halves, inverses, rows, inverses, cuda::ExpSums<float>{},
@@ -191,19 +115,19 @@ void launch_row_sums(const cuda::Similarities<T>& problem, const ContrastiveInpu
 // Their gradients; null: not wanted.
 template <class T>
 void launch_row_gradients(const cuda::Similarities<T>& problem, const ContrastiveInputs& inputs,
-                          SimilarityWay way, const cuda::PairWeights<T>& rows, T* dx, T* dy,
+                          const SimilarityWay& way, const cuda::PairWeights<T>& rows, T* dx, T* dy,
                           cudaStream_t stream) {
   at::Tensor space;
   if constexpr (std::is_same_v<T, float>) {
-    if (way == SimilarityWay::kStreamed) {
-      const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs);
+    if (way.kind == SimilarityWay::kStreamed) {
+      const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs, way);
       space = workspace_like(inputs.queries, cuda::streamed_workspace_bytes(streamed));
       C10_CUDA_CHECK(cuda::launch_streamed_gradients(streamed, rows, cuda::PairWeights<float>{}, dx,
                                                      dy, space.mutable_data_ptr(), stream));
       return;
     }
-    if (way == SimilarityWay::kBlocks) {
-      const auto halves = half_similarities_of<cuda::HalfSimilarities>(inputs);
+    if (way.kind == SimilarityWay::kBlocks) {
+      const auto halves = half_similarities_of<cuda::HalfSimilarities>(inputs, way);
       space = workspace_like(inputs.queries, cuda::half_similarity_workspace_bytes(halves));
       const at::Tensor fit = at::empty({2}, inputs.queries.options().dtype(at::kFloat));
       C10_CUDA_CHECK(cuda::launch_half_gradients(
@@ -232,8 +156,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
   const SimilarityWay way = similarity_way(queries, keys);
-  const ContrastiveInputs inputs =
-      check_contrastive(kOp, queries, keys, temperature, exclude, way != SimilarityWay::kFloats);
+  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
+                                                     way.kind != SimilarityWay::kFloats);
   debug_check_temperatures(kOp, inputs.temperatures);
   debug_check_exclude(kOp, inputs);
   const auto empty = [&](at::ScalarType type) {
@@ -268,8 +192,8 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
   const SimilarityWay way = similarity_way(queries, keys);
-  const ContrastiveInputs inputs =
-      check_contrastive(kOp, queries, keys, temperature, exclude, way != SimilarityWay::kFloats);
+  const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
+                                                     way.kind != SimilarityWay::kFloats);
   check_per_query(kOp, inputs, query_weights, peaks, masses);
   at::Tensor dq = empty_gradient(inputs.queries, for_queries, inputs.type);
   at::Tensor dk = empty_gradient(inputs.keys, for_keys, inputs.type);
@@ -301,7 +225,7 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
 // With all of the call set but the arrays.
 template <class T, class State>
 void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
-                             const ContrastiveStepInputs& inputs, SimilarityWay way,
+                             const ContrastiveStepInputs& inputs, const SimilarityWay& way,
                              const ContrastiveStepOutputs& outputs) {
   outputs.set_arrays(call, inputs);
   call.value = outputs.value.mutable_data_ptr<T>();
@@ -311,7 +235,9 @@ void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
       call.half_view1 = halves_of(inputs.view1);
       call.half_view2 = halves_of(inputs.view2);
       call.bfloat16 = inputs.bfloat16;
-      call.streamed = way == SimilarityWay::kStreamed;
+      call.half_block = way.block;
+      call.half_group = way.group;
+      call.streamed = way.kind == SimilarityWay::kStreamed;
     }
   }
   const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
@@ -343,7 +269,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
   const SimilarityWay way = similarity_way(view1, view2);
   const ContrastiveStepInputs inputs =
       check_contrastive_step(kOp, view1, view2, index, state, state_temperature, state_momentum,
-                             bimodal, second_beta > 0, way != SimilarityWay::kFloats);
+                             bimodal, second_beta > 0, way.kind != SimilarityWay::kFloats);
   const at::Tensor gammas = device_number(gamma, view1, kOp, "gamma");
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   const at::Tensor steps = device_number(eta, view1, kOp, "eta");
@@ -393,7 +319,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
   const SimilarityWay way = similarity_way(view1, view2);
   const ContrastiveStepInputs inputs =
       check_contrastive_step(kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt,
-                             std::nullopt, bimodal, false, way != SimilarityWay::kFloats);
+                             std::nullopt, bimodal, false, way.kind != SimilarityWay::kFloats);
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   debug_check_temperatures(kOp, tau);
   at::Tensor equivalent;
