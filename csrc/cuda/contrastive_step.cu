@@ -84,16 +84,28 @@ class Step {
                  step_);
     cudaError_t error = similarities_.sums(space.inverses, space.sums, *products_, stream_);
     if (error != cudaSuccess) return error;
-    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
-    XRISK_LAUNCH((settle_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    error = average();
-    if (error != cudaSuccess) return error;
-    const bool shared = !call_.bimodal && !call_.per_view;
-    XRISK_LAUNCH((rule_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_, step_,
-                 shared);
-    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    XRISK_LAUNCH((balance_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_, step_);
+    const bool shared = !call_.bimodal && !call_.per_view, few = step_.anchors <= call_.few_anchors;
+    const bool averages = call_.state != nullptr;
+    if (!few) {
+      XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                   step_);
+    }
+    if (!few || averages) {
+      XRISK_LAUNCH((whole_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_,
+                   Phase::kBefore, few, shared);
+      error = average();
+      if (error != cudaSuccess) return error;
+    }
+    if (!few) {
+      XRISK_LAUNCH((rule_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_, step_,
+                   shared);
+    }
+    XRISK_LAUNCH((whole_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_,
+                 few && !averages ? Phase::kBoth : Phase::kAfter, few, shared);
+    if (!few) {
+      XRISK_LAUNCH((balance_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
+                   step_);
+    }
     if (call_.temperatures != nullptr && call_.write_state) error = step_temperatures();
     if (error != cudaSuccess || call_.gradient == nullptr) return error;
     const PairWeights<T> weights{space.inverses, space.sums.peaks, space.shifts, space.weights};

@@ -81,10 +81,8 @@ __global__ void prepare_kernel(StepAnchors<T, State> step) {
 }
 
 template <class T, class State>
-__global__ void observe_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void observe(const StepAnchors<T, State>& step, int64_t a) {
   const StepSpace<T>& space = step.space;
-  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (a >= step.anchors) return;
   const int64_t batch = step.call.batch;
   const bool relative = step.call.bimodal || step.call.relative;
   const double offset = relative ? space.positives[a < batch ? a : a - batch] : 0.0;
@@ -97,9 +95,16 @@ __global__ void observe_kernel(StepAnchors<T, State> step) {
   space.log_means[a] = seen.log_mean + gap + (seen.log_mean - seen.log_mean);
 }
 
-// One thread block: if one anchor is not finite, none is; log u starts as log g.
+// A thread an anchor.
+template <class T, class State>
+__global__ void observe_kernel(StepAnchors<T, State> step) {
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a < step.anchors) observe(step, a);
+}
+
+// By one thread block: if one anchor is not finite, none is; log u starts as log g.
 template <int kBlock, class T, class State>
-__global__ void __launch_bounds__(kBlock) settle_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void settle(const StepAnchors<T, State>& step) {
   const StepSpace<T>& space = step.space;
   const int64_t batch = step.call.batch;
   double gap = 0.0;
@@ -119,12 +124,11 @@ __global__ void __launch_bounds__(kBlock) settle_kernel(StepAnchors<T, State> st
   }
 }
 
-// A thread an anchor: the rule. `shared`: both views have the log u of the first.
+// `shared`: both views have the log u of the first.
 template <class T, class State>
-__global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
+__device__ __forceinline__ void apply_rule(const StepAnchors<T, State>& step, bool shared,
+                                           int64_t a) {
   const StepSpace<T>& space = step.space;
-  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (a >= step.anchors) return;
   const int64_t batch = step.call.batch, i = a < batch ? a : a - batch;
   const double log_u = space.log_u[shared ? i : a];
   const double poison = space.log_means[a] - space.log_means[a];  // 0 or NaN
@@ -142,13 +146,18 @@ __global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
   space.weights[a] = static_cast<T>(terms.weight * step.share / step.count + poison);
 }
 
-// A thread an entry: the pull of the positive pair, and the slope that its temperature follows.
+// A thread an anchor.
 template <class T, class State>
-__global__ void balance_kernel(StepAnchors<T, State> step) {
+__global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a < step.anchors) apply_rule(step, shared, a);
+}
+
+// The pull of the positive pair of entry i.
+template <class T, class State>
+__device__ __forceinline__ void balance(const StepAnchors<T, State>& step, int64_t i) {
   const StepSpace<T>& space = step.space;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t batch = step.call.batch;
-  if (i >= batch) return;
   const bool relative = step.call.bimodal || step.call.relative;
   const double both = space.totals[i] + space.totals[batch + i];
   // `both` may only poison where the pair has the weight of one view each
@@ -156,9 +165,16 @@ __global__ void balance_kernel(StepAnchors<T, State> step) {
   space.pulls[i] = space.pulls[batch + i] = static_cast<T>(-pull * step.share);
 }
 
-// One thread block: the value and its slope by a global temperature, in one fixed order.
+// A thread an entry.
+template <class T, class State>
+__global__ void balance_kernel(StepAnchors<T, State> step) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < step.call.batch) balance(step, i);
+}
+
+// By one thread block: the value and its slope by a global temperature, in one fixed order.
 template <int kBlock, class T, class State>
-__global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void evaluate(const StepAnchors<T, State>& step) {
   double value = 0.0, slope = 0.0;
   for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
     value += step.space.values[a];
@@ -169,6 +185,26 @@ __global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> ste
   if (threadIdx.x != 0) return;
   *step.call.value = static_cast<T>(value * step.share);
   *step.call.temperature_slope = static_cast<T>(slope * step.share);
+}
+
+// One thread block for what needs all anchors, between the sums and the averages and after these,
+// or both at once if there are none. `few`: it does the anchors' own work too, which else the
+// kernels above do: a launch costs as much as a thousand anchors on one processor.
+enum class Phase { kBefore, kAfter, kBoth };
+template <int kBlock, class T, class State>
+__global__ void __launch_bounds__(kBlock)
+    whole_kernel(StepAnchors<T, State> step, Phase phase, bool few, bool shared) {
+  if (phase != Phase::kAfter) {
+    for (int64_t a = threadIdx.x; few && a < step.anchors; a += kBlock) observe(step, a);
+    __syncthreads();
+    settle<kBlock>(step);
+    __syncthreads();
+  }
+  if (phase == Phase::kBefore) return;
+  for (int64_t a = threadIdx.x; few && a < step.anchors; a += kBlock) apply_rule(step, shared, a);
+  __syncthreads();
+  evaluate<kBlock>(step);
+  for (int64_t i = threadIdx.x; few && i < step.call.batch; i += kBlock) balance(step, i);
 }
 
 // A thread an anchor with a temperature: its slope, one modality having one for both views; what
