@@ -1,9 +1,9 @@
 // Kernels of the contrastive step between the sums of similarities and their gradients: what
 // happens per anchor.
 //
-// Mapping: a thread an anchor, one thread block for what needs all anchors (is everything finite;
-// the value). Hazard: one anchor that is not finite must leave every state alone, so that it turns
-// all observations into NaN, which are never stored.
+// Mapping: a thread an anchor or an entry, one thread block for the value. Hazard: one anchor that
+// is not finite must leave every state alone, so that it turns all observations into NaN, which are
+// never stored.
 #pragma once
 
 #include <cmath>
@@ -30,6 +30,7 @@ struct StepSpace {
   double* squares;        // [2B] of the slopes, and the number of steps with each: Adam
   double* steps;          // [2B]
   double* constants;      // {beta, 1, second_beta}
+  int* not_finite;        // 1: an anchor
   int64_t* index;         // [2, B]
   int64_t* exclude;       // [2B, 2] or [B, 1]
   T* inverses;            // [2B]
@@ -77,6 +78,7 @@ __global__ void prepare_kernel(StepAnchors<T, State> step) {
     space.constants[0] = call.beta;
     space.constants[1] = 1.0;
     space.constants[2] = call.second_beta;
+    *space.not_finite = 0;
   }
 }
 
@@ -92,7 +94,9 @@ __device__ __forceinline__ void observe(const StepAnchors<T, State>& step, int64
   space.seen[a] = seen;
   // NaN if anything of this anchor is not finite
   const double gap = (seen.mean - seen.mean) + (space.norms[a] - space.norms[a]);
-  space.log_means[a] = seen.log_mean + gap + (seen.log_mean - seen.log_mean);
+  const double log_mean = seen.log_mean + gap + (seen.log_mean - seen.log_mean);
+  space.log_means[a] = log_mean;
+  if (!(log_mean - log_mean == 0.0)) atomicOr(space.not_finite, 1);
 }
 
 // A thread an anchor.
@@ -102,26 +106,21 @@ __global__ void observe_kernel(StepAnchors<T, State> step) {
   if (a < step.anchors) observe(step, a);
 }
 
-// By one thread block: if one anchor is not finite, none is; log u starts as log g.
-template <int kBlock, class T, class State>
-__device__ __forceinline__ void settle(const StepAnchors<T, State>& step) {
+// Entry i, of which all anchors were observed: if one of all is not finite, none is; log u starts
+// as log g.
+template <class T, class State>
+__device__ __forceinline__ void settle(const StepAnchors<T, State>& step, int64_t i) {
   const StepSpace<T>& space = step.space;
   const int64_t batch = step.call.batch;
-  double gap = 0.0;
-  for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
-    gap += space.log_means[a] - space.log_means[a];
-  }
-  gap = block_sum<kBlock>(gap);  // 0 or NaN
-  for (int64_t i = threadIdx.x; i < batch; i += kBlock) {
-    const double first = space.log_means[i] + gap, second = space.log_means[batch + i] + gap;
-    const double shared = log_mean_exp(first, second) + gap;
-    const bool apart = step.call.bimodal || step.call.per_view;
-    space.log_means[i] = first;
-    space.log_means[batch + i] = second;
-    space.shared[i] = shared;
-    space.log_u[i] = apart ? first : shared;
-    space.log_u[batch + i] = apart ? second : shared;
-  }
+  const double gap = *space.not_finite != 0 ? static_cast<double>(NAN) : 0.0;
+  const double first = space.log_means[i] + gap, second = space.log_means[batch + i] + gap;
+  const double shared = log_mean_exp(first, second) + gap;
+  const bool apart = step.call.bimodal || step.call.per_view;
+  space.log_means[i] = first;
+  space.log_means[batch + i] = second;
+  space.shared[i] = shared;
+  space.log_u[i] = apart ? first : shared;
+  space.log_u[batch + i] = apart ? second : shared;
 }
 
 // `shared`: both views have the log u of the first.
@@ -146,13 +145,6 @@ __device__ __forceinline__ void apply_rule(const StepAnchors<T, State>& step, bo
   space.weights[a] = static_cast<T>(terms.weight * step.share / step.count + poison);
 }
 
-// A thread an anchor.
-template <class T, class State>
-__global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
-  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (a < step.anchors) apply_rule(step, shared, a);
-}
-
 // The pull of the positive pair of entry i.
 template <class T, class State>
 __device__ __forceinline__ void balance(const StepAnchors<T, State>& step, int64_t i) {
@@ -165,17 +157,26 @@ __device__ __forceinline__ void balance(const StepAnchors<T, State>& step, int64
   space.pulls[i] = space.pulls[batch + i] = static_cast<T>(-pull * step.share);
 }
 
+// What happens between the sums and the averages, after these, or both at once if there are none.
+enum class Phase { kBefore, kAfter, kBoth };
+
 // A thread an entry.
 template <class T, class State>
-__global__ void balance_kernel(StepAnchors<T, State> step) {
+__global__ void entries_kernel(StepAnchors<T, State> step, Phase phase, bool shared) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < step.call.batch) balance(step, i);
+  if (i >= step.call.batch) return;
+  if (phase != Phase::kAfter) settle(step, i);
+  if (phase == Phase::kBefore) return;
+  apply_rule(step, shared, i);
+  apply_rule(step, shared, step.call.batch + i);
+  balance(step, i);
 }
 
 // By one thread block: the value and its slope by a global temperature, in one fixed order.
 template <int kBlock, class T, class State>
 __device__ __forceinline__ void evaluate(const StepAnchors<T, State>& step) {
   double value = 0.0, slope = 0.0;
+#pragma unroll 4
   for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
     value += step.space.values[a];
     slope += step.space.slopes[a];
@@ -187,24 +188,28 @@ __device__ __forceinline__ void evaluate(const StepAnchors<T, State>& step) {
   *step.call.temperature_slope = static_cast<T>(slope * step.share);
 }
 
-// One thread block for what needs all anchors, between the sums and the averages and after these,
-// or both at once if there are none. `few`: it does the anchors' own work too, which else the
-// kernels above do: a launch costs as much as a thousand anchors on one processor.
-enum class Phase { kBefore, kAfter, kBoth };
+// One thread block for all anchors, being few: a launch costs as much as a thousand on one
+// processor.
 template <int kBlock, class T, class State>
 __global__ void __launch_bounds__(kBlock)
-    whole_kernel(StepAnchors<T, State> step, Phase phase, bool few, bool shared) {
+    few_kernel(StepAnchors<T, State> step, Phase phase, bool shared) {
   if (phase != Phase::kAfter) {
-    for (int64_t a = threadIdx.x; few && a < step.anchors; a += kBlock) observe(step, a);
+    for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) observe(step, a);
     __syncthreads();
-    settle<kBlock>(step);
+    for (int64_t i = threadIdx.x; i < step.call.batch; i += kBlock) settle(step, i);
     __syncthreads();
   }
   if (phase == Phase::kBefore) return;
-  for (int64_t a = threadIdx.x; few && a < step.anchors; a += kBlock) apply_rule(step, shared, a);
+  for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) apply_rule(step, shared, a);
   __syncthreads();
+  for (int64_t i = threadIdx.x; i < step.call.batch; i += kBlock) balance(step, i);
   evaluate<kBlock>(step);
-  for (int64_t i = threadIdx.x; few && i < step.call.batch; i += kBlock) balance(step, i);
+}
+
+// One thread block.
+template <int kBlock, class T, class State>
+__global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> step) {
+  evaluate<kBlock>(step);
 }
 
 // A thread an anchor with a temperature: its slope, one modality having one for both views; what
