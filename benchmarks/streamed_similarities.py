@@ -43,7 +43,8 @@ Step = Callable[[], Any]
 
 def ways(width: int, batch: int = 0) -> tuple[str, ...]:
     streamed = ("streamed",) if width <= WIDEST_STREAMED else ()
-    return (*streamed, "blocks", *(("blocks:4096",) if batch > 2048 else ()), "float32")
+    sized = (("blocks:4096", 2048), ("blocks:2048:8192", 4096))
+    return (*streamed, "blocks", *(way for way, most in sized if batch > most), "float32")
 
 
 def embeddings(rows: int, width: int, dtype: torch.dtype, seed: int) -> Tensor:

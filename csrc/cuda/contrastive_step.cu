@@ -40,6 +40,7 @@ StepSpace<T> carve(const ContrastiveStep<T, State>& call, Carver& carver) {
   space.positives = carver.take<double>(batch);
   space.shared = carver.take<double>(batch);
   space.constants = carver.take<double>(3);
+  space.not_finite = carver.take<int>(1);
   space.seen = carver.take<AnchorExponents>(anchors);
   space.index = carver.take<int64_t>(anchors);
   space.exclude = carver.take<int64_t>(2 * anchors);
@@ -84,16 +85,30 @@ class Step {
                  step_);
     cudaError_t error = similarities_.sums(space.inverses, space.sums, *products_, stream_);
     if (error != cudaSuccess) return error;
-    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
-    XRISK_LAUNCH((settle_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    error = average();
-    if (error != cudaSuccess) return error;
-    const bool shared = !call_.bimodal && !call_.per_view;
-    XRISK_LAUNCH((rule_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_, step_,
-                 shared);
-    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    XRISK_LAUNCH((balance_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_, step_);
+    const bool shared = !call_.bimodal && !call_.per_view, few = step_.anchors <= call_.few_anchors;
+    const bool averages = call_.state != nullptr;
+    const auto phase = [&](Phase which) {
+      if (few) {
+        XRISK_LAUNCH((few_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_, which,
+                     shared);
+      } else {
+        XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
+                     step_, which, shared);
+      }
+    };
+    if (!few) {
+      XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                   step_);
+    }
+    phase(averages ? Phase::kBefore : Phase::kBoth);
+    if (averages) {
+      error = average();
+      if (error != cudaSuccess) return error;
+      phase(Phase::kAfter);
+    }
+    if (!few) {
+      XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
+    }
     if (call_.temperatures != nullptr && call_.write_state) error = step_temperatures();
     if (error != cudaSuccess || call_.gradient == nullptr) return error;
     const PairWeights<T> weights{space.inverses, space.sums.peaks, space.shifts, space.weights};
@@ -115,7 +130,6 @@ class Step {
 
   cudaError_t average() {
     const StepSpace<T>& space = step_.space;
-    if (call_.state == nullptr) return cudaGetLastError();
     if (call_.bimodal) {
       return update(call_.state, space.log_means, call_.gamma, true, call_.write_state,
                     space.log_u);

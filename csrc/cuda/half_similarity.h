@@ -6,8 +6,8 @@
 //   dx_i = 2^-k / c_i sum_j V_ij y_j      sums in float32, over all blocks
 //
 // So the rows are multiplied as they came, and no normalised embedding is ever rounded. A weight is
-// off by at most 2^-9 of itself (bfloat16; float16 2^-12), to nearest, so that errors of different
-// pairs do not add up: the gradient, which leaves in 16 bits, is off by no more than that.
+// off by at most 2^-9 of itself (bfloat16; float16 2^-12), to nearest; the gradient leaves in 16
+// bits, which rounds it as much again.
 // k is 0 for bfloat16; float16, which has few exponents, gets the largest weight near 2^15.
 #pragma once
 

@@ -25,6 +25,7 @@ constexpr int kPairRows = 64;  // of a tile
 constexpr int kPairColumns = 128;
 constexpr int kPairWarps = kPairRows / kWarpRows;
 constexpr int kPairThreads = 32 * kPairWarps;
+constexpr int kPairBlocks = 4;  // a processor: the 512 tiles of a block at once on 132
 
 // A block of products and where it lies.
 struct ProductBlock {
@@ -60,13 +61,14 @@ __device__ __forceinline__ bool mark_excluded(const ProductBlock& b, int64_t row
   return __any_sync(kWholeWarp, any) != 0;
 }
 
-// The lane's similarities: rows `row` on, of the block, columns from its own on.
-__device__ __forceinline__ void load_similarities(const ProductBlock& b, int64_t row,
-                                                  int64_t column,
+// The lane's similarities: of its warp's rows, which start with `row`, kRows from the `first` on;
+// of the columns from its own on.
+template <int kRows>
+__device__ __forceinline__ void load_similarities(const ProductBlock& b, int64_t row, int first,
+                                                  int64_t column, bool marked,
                                                   uint32_t (*left_out)[kPairColumns / 32],
-                                                  float (&s)[kWarpRows][kLaneColumns]) {
+                                                  float (&s)[kRows][kLaneColumns]) {
   const int lane = lane_index();
-  const bool marked = mark_excluded(b, row, column, left_out);
   const int64_t mine = column + kLaneColumns * lane;
   float scales[kLaneColumns];
 #pragma unroll
@@ -75,16 +77,17 @@ __device__ __forceinline__ void load_similarities(const ProductBlock& b, int64_t
         b.y_scales != nullptr && mine + k < b.columns ? b.y_scales[b.column + mine + k] : 1.0f;
   }
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    const bool there = row + r < b.rows && mine < b.columns;
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t at = row + first + r;
+    const bool there = at < b.rows && mine < b.columns;
     float4 found = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     // the stride leaves room for the last four
-    if (there) found = *reinterpret_cast<const float4*>(b.products + (row + r) * b.stride + mine);
-    const float scale = b.x_scales != nullptr && there ? b.x_scales[b.row + row + r] : 1.0f;
+    if (there) found = *reinterpret_cast<const float4*>(b.products + at * b.stride + mine);
+    const float scale = b.x_scales != nullptr && there ? b.x_scales[b.row + at] : 1.0f;
     const float products[kLaneColumns] = {found.x, found.y, found.z, found.w};
     uint32_t bits = 0;
     if (marked) {
-      bits = left_out[kWarpRows * warp_index() + r][lane / 8] >> lane % 8 * kLaneColumns;
+      bits = left_out[kWarpRows * warp_index() + first + r][lane / 8] >> lane % 8 * kLaneColumns;
     }
 #pragma unroll
     for (int k = 0; k < kLaneColumns; ++k) {
@@ -138,7 +141,7 @@ __device__ __forceinline__ void store_part(const TileSums& parts, int64_t anchor
 }
 
 // `row`, `column`: of the block in its group.
-__global__ void __launch_bounds__(kPairThreads)
+__global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     tile_sums_kernel(ProductBlock b, int64_t group_row, int64_t group_column,
                      const float* row_inverses, TileSums rows, const float* column_inverses,
                      TileSums columns) {
@@ -151,7 +154,8 @@ __global__ void __launch_bounds__(kPairThreads)
   const int64_t tile_row = static_cast<int64_t>(blockIdx.y) * kPairRows;
   const int64_t row = tile_row + kWarpRows * warp;
   float s[kWarpRows][kLaneColumns];
-  load_similarities(b, row, tile_column, left_out, s);
+  const bool marked = mark_excluded(b, row, tile_column, left_out);
+  load_similarities(b, row, 0, tile_column, marked, left_out, s);
 
   float high[kWarpRows], mass[kWarpRows], moment[kWarpRows];
 #pragma unroll
@@ -284,7 +288,7 @@ __global__ void __launch_bounds__(kBlock)
 
 // out: weights of the block's group from the block on; rows of `stride`, a multiple of 8.
 template <class Half>
-__global__ void __launch_bounds__(kPairThreads)
+__global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     half_weights_kernel(ProductBlock b, PairWeights<float> rows, PairWeights<float> columns,
                         const float* fit, uint16_t* out, int64_t stride) {
   XRISK_SHARED(uint32_t, left_out, [kPairRows][kPairColumns / 32]);
@@ -305,8 +309,7 @@ __global__ void __launch_bounds__(kPairThreads)
         both && at < b.columns ? anchor_weights(columns, b.column + at) : none;
   }
   __syncthreads();
-  float s[kWarpRows][kLaneColumns];
-  load_similarities(b, row, tile_column, left_out, s);
+  const bool marked = mark_excluded(b, row, tile_column, left_out);
   const int64_t mine = tile_column + kLaneColumns * lane;
   if (mine >= b.columns) return;
   float4 across[kLaneColumns];
@@ -318,20 +321,27 @@ __global__ void __launch_bounds__(kPairThreads)
     const bool scaled = b.y_scales != nullptr && mine + c < b.columns;
     scales[c] = scaled ? scale * b.y_scales[b.column + mine + c] : scale;
   }
+  constexpr int kRows = kWarpRows / 2;  // at a time, for want of registers
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    if (row + r >= b.rows) break;
-    const float4 own = of_rows[kWarpRows * warp + r];
-    const float row_scale = b.x_scales == nullptr ? 1.0f : b.x_scales[b.row + row + r];
-    float weights[kLaneColumns];
+  for (int first = 0; first < kWarpRows; first += kRows) {
+    float s[kRows][kLaneColumns];
+    load_similarities(b, row, first, tile_column, marked, left_out, s);
 #pragma unroll
-    for (int c = 0; c < kLaneColumns; ++c) {
-      weights[c] = pair_weight(s[r][c], own);
-      if (both) weights[c] += pair_weight(s[r][c], across[c]);
-      weights[c] *= row_scale * scales[c];
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = row + first + r;
+      if (at >= b.rows) break;
+      const float4 own = of_rows[kWarpRows * warp + first + r];
+      const float row_scale = b.x_scales == nullptr ? 1.0f : b.x_scales[b.row + at];
+      float weights[kLaneColumns];
+#pragma unroll
+      for (int c = 0; c < kLaneColumns; ++c) {
+        weights[c] = pair_weight(s[r][c], own);
+        if (both) weights[c] += pair_weight(s[r][c], across[c]);
+        weights[c] *= row_scale * scales[c];
+      }
+      *reinterpret_cast<uint2*>(out + at * stride + mine) =
+          make_uint2(Half::pack(weights[0], weights[1]), Half::pack(weights[2], weights[3]));
     }
-    *reinterpret_cast<uint2*>(out + (row + r) * stride + mine) =
-        make_uint2(Half::pack(weights[0], weights[1]), Half::pack(weights[2], weights[3]));
   }
 }
 

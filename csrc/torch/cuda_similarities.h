@@ -70,9 +70,10 @@ struct SimilarityWay {
 };
 
 // The one place that chooses, from dtypes and shapes. XRISK_SIMILARITIES=streamed|blocks|float32,
-// read at each call, overrides it where there is a choice; blocks:4096 also sets their size.
-// Streaming writes no similarities, but multiplies 14 N M D flops where blocks have 8: it may win
-// where both are bound by launches. benchmarks/streamed_similarities.py checks and races the ways.
+// read at each call, overrides it where there is a choice; blocks:2048:4096 also sets their size
+// and that of their groups. Streaming writes no similarities, but multiplies 14 N M D flops where
+// blocks have 8: it may win where both are bound by launches. benchmarks/streamed_similarities.py
+// checks and races the ways.
 inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y) {
   constexpr int64_t kStreamedWidest = 0, kStreamedMost = 0;  // by default
   const at::ScalarType type = x.scalar_type();
@@ -80,17 +81,19 @@ inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y) {
   if (!halves || x.dim() != 2 || y.dim() != 2) return {};
   const char* named = std::getenv("XRISK_SIMILARITIES");
   const std::string whole = named == nullptr ? "" : named, name = whole.substr(0, whole.find(':'));
-  const bool sized = name.size() < whole.size();
   SimilarityWay way;
-  constexpr int64_t kStep = cuda::HalfSimilarities::kStep;
-  if (sized) way.block = std::strtoll(whole.c_str() + name.size() + 1, nullptr, 10);
-  way.group = std::max(way.group, way.block);
+  if (name.size() < whole.size()) {
+    char* end = nullptr;
+    way.block = std::strtoll(whole.c_str() + name.size() + 1, &end, 10);
+    way.group = *end == ':' ? std::strtoll(end + 1, nullptr, 10) : std::max(way.group, way.block);
+    constexpr int64_t kStep = cuda::HalfSimilarities::kStep;
+    TORCH_CHECK_VALUE(name == "blocks" && way.block > 0 && way.block % kStep == 0 &&
+                          way.group > 0 && way.group % way.block == 0 && way.group <= 32768,
+                      "XRISK_SIMILARITIES: expected blocks of a multiple of ", kStep,
+                      " and groups of a multiple of that, up to 32768, got ", whole);
+  }
   TORCH_CHECK_VALUE(name.empty() || name == "streamed" || name == "blocks" || name == "float32",
                     "XRISK_SIMILARITIES: expected streamed, blocks or float32, got ", whole);
-  TORCH_CHECK_VALUE(!sized || (name == "blocks" && way.block > 0 && way.block % kStep == 0 &&
-                               way.group % way.block == 0 && way.block <= 16384),
-                    "XRISK_SIMILARITIES: expected blocks of a power of two in [", kStep,
-                    ", 16384], got ", whole);
   int major = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device()));
   if (name == "float32" || major < 8) return {};
