@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from embedding_op_inputs import EMBEDDING_INPUTS, Arguments
+from embedding_op_inputs import scalar as _scalar
 from helpers import SCALE, randn, random_labels
 
 import xrisk_ext  # noqa: F401  (registers the ops)
@@ -15,11 +17,6 @@ OPS = sorted(
     for name in torch._C._dispatch_get_all_op_names()
     if name.startswith(NAMESPACE)
 )
-Arguments = tuple[Any, ...]
-
-
-def _scalar(value: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.tensor(value, dtype=dtype)
 
 
 def _pairs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,69 +107,6 @@ def _topk_threshold_gradient() -> list[Arguments]:
         _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
         inputs.append((scores, roots, torch.ones_like(roots), *rest))
     return inputs
-
-
-def _contrastive_log_sums_rows() -> list[Arguments]:
-    q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
-    return [
-        (q, k, _scalar(0.5), None),
-        (q.float(), k.float(), _scalar(0.5), exclude),
-        (q.half(), k.bfloat16(), randn(4).abs() + 0.1, exclude[:, None].int()),
-        (q[:0], k, _scalar(0.5), None),
-    ]
-
-
-def _contrastive_log_sums_gradients() -> list[Arguments]:
-    q, k, row = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.ones(4, dtype=torch.float64)
-    return [
-        (q, k, _scalar(0.5), None, row, row, row, True, True),
-        (q.float(), k.float(), _scalar(0.5), None, row.float(), row, row, True, False),
-        (q.half(), k.half(), row.float(), torch.zeros(4, 2).long(), row, row, row, False, True),
-        (q, k[:0], _scalar(0.5), None, row, row, row, True, True),
-    ]
-
-
-def _info_nce_step() -> list[Arguments]:
-    a, b = randn(4, 3, seed=1), randn(4, 3, seed=2)
-    return [
-        (a, b, _scalar(0.5), None, None, False, False, True, True),
-        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), None, False, False, True, True),
-        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, None, True, False, False, True),
-        (a, b, _scalar(0.5), None, None, False, True, True, False),
-        (a, b, _scalar(0.5), None, torch.tensor([2, 0, 2, 2]), False, False, True, True),
-        (a[:1], b[:1], _scalar(0.5), None, None, True, False, True, True),
-    ]
-
-
-def _contrastive_step_() -> list[Arguments]:
-    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, second_beta,
-    slope_limit, lowest, highest, rho, epsilon; bimodal, normalize, per_view, relative,
-    temperature_weighted; update_state, needs_gradient.
-    """
-
-    def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
-        return torch.full((sides, 6), value)
-
-    def three(sides: int) -> tuple[torch.Tensor, ...]:
-        return state(sides), state(sides, 0.2), state(sides, 0.0)
-
-    first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
-    learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
-    schedules, rest = (_scalar(0.3), _scalar(0.2), _scalar(0.01)), (0.05, 0.7, 0.3, 0.0)
-    numbers, adam = (*schedules, 0.9, 0.0, torch.inf, *rest), (*schedules, 0.1, 0.001, 5.0, *rest)
-    tau = torch.tensor(0.2, requires_grad=True)
-    learned = (*numbers[:1], tau, *numbers[2:])
-    one, own = (False, True, False, False, True), (False, True, False, True, True)
-    two = (True, True, False, True, True)
-    return [
-        (first, second, index, state(1), None, None, *numbers, *one, True, True),
-        (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
-        (learnt, second, index, state(2), None, None, *learned, *two, True, True),
-        (learnt, half, index, *three(2), *numbers, *two, False, True),
-        (learnt, half, index, state(2), state(2, 0.2), state(6, 0.0), *adam, *two, True, True),
-        (first.half(), half, None, None, None, None, *numbers, *one, True, False),
-        (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
-    ]
 
 
 def _score_step_() -> list[Arguments]:
@@ -349,6 +283,7 @@ def _cross_entropy_step() -> list[Arguments]:
 
 
 INPUTS: dict[str, Callable[[], list[Arguments]]] = {
+    **EMBEDDING_INPUTS,
     "pairwise_sums_rows": _pairwise_sums_rows,
     "pairwise_sums_columns": _pairwise_sums_columns,
     "pairwise_log_sums_rows": _pairwise_log_sums_rows,
@@ -358,10 +293,6 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "topk_threshold": _topk_threshold,
     "topk_threshold_gradient": _topk_threshold_gradient,
     "partial_auc_step_": _partial_auc_step_,
-    "contrastive_log_sums_rows": _contrastive_log_sums_rows,
-    "info_nce_step": _info_nce_step,
-    "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
-    "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,
     "listwise_step": _listwise_step,
     "ranking_step_": _ranking_step_,

@@ -116,6 +116,18 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "info_nce_step(Tensor view1, Tensor view2, Tensor temperature, Tensor? alpha, "
       "Tensor? labels, bool bimodal, bool flat, bool normalize, bool needs_gradient) -> "
       "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
+  // The mean over queries of what they see of the keys: InfoNCE with a positive of its own for
+  // each, or softmax cross entropy of a key as target, whose partition function has a state
+  // (schedules: gamma, or alpha and kappa). On the CPU alone.
+  m.def(
+      "query_step_(Tensor queries, Tensor keys, Tensor? positives, Tensor? targets, Tensor? index, "
+      "Tensor(a!)? state, Tensor[] schedules, Tensor temperature, bool normalize, "
+      "bool update_state, bool for_queries, bool for_keys) -> (Tensor value, "
+      "Tensor queries_gradient, Tensor keys_gradient, Tensor temperature_gradient)");
+  // The same risk of logits less that of the target: the dynamic surrogate. On the CPU alone.
+  m.def(
+      "entropic_step_(bool needs_gradient, Tensor logits, Tensor? index, Tensor(a!)? state, "
+      "Tensor[] schedules, bool update_state) -> (Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -143,6 +155,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
   m.impl("contrastive_step_", &xrisk::contrastive_step_);
   m.impl("info_nce_step", &xrisk::info_nce_step);
+  m.impl("query_step_", &xrisk::query_step_);
+  m.impl("entropic_step_", &xrisk::entropic_step_);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -161,8 +175,18 @@ struct RankingLayout {
   }
 };
 
+// One value.
+struct PlainLayout {
+  template <class... Rest>
+  static xrisk::ValueLayout of(const Rest&...) {
+    return {};
+  }
+};
+
 }  // namespace
 
+using EntropicStepOp =
+    xrisk::FusedStep<xrisk::kEntropicStep, PlainLayout, decltype(xrisk::entropic_step_)>;
 using RankingStepOp =
     xrisk::FusedStep<xrisk::kRankingStep, RankingLayout, decltype(xrisk::ranking_step_)>;
 
@@ -175,6 +199,8 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
   m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
   m.impl("info_nce_step", &xrisk::info_nce_step_autograd);
+  m.impl("query_step_", &xrisk::query_step_autograd);
+  m.impl("entropic_step_", &EntropicStepOp::attached);
 }
 
 namespace {
@@ -266,6 +292,9 @@ PYBIND11_MODULE(_C, m) {
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
   m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
+  m.def("entropic_step", &EntropicStepOp::value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.entropic_step_, with less to convert.");
   m.def("listwise_step", &xrisk::listwise_value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");

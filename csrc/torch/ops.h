@@ -99,6 +99,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(
     const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
     bool flat, bool normalize, bool needs_gradient);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_step_(
+    const at::Tensor& queries, const at::Tensor& keys, const std::optional<at::Tensor>& positives,
+    const std::optional<at::Tensor>& targets, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, at::TensorList schedules, const at::Tensor& temperature,
+    bool normalize, bool update_state, bool for_queries, bool for_keys);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_step_autograd(
+    const at::Tensor& queries, const at::Tensor& keys, const std::optional<at::Tensor>& positives,
+    const std::optional<at::Tensor>& targets, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, at::TensorList schedules, const at::Tensor& temperature,
+    bool normalize, bool update_state, bool for_queries, bool for_keys);
+
+std::tuple<at::Tensor, at::Tensor> entropic_step_(bool needs_gradient, const at::Tensor& logits,
+                                                  const std::optional<at::Tensor>& index,
+                                                  const std::optional<at::Tensor>& state,
+                                                  at::TensorList schedules, bool update_state);
+inline constexpr char kEntropicStep[] = "xrisk_ext::entropic_step_";
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,

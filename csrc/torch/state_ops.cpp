@@ -9,6 +9,7 @@
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
 #include "torch/cpu_step.h"
+#include "torch/entropic_ops.h"
 #include "torch/moment_ops.h"
 #include "torch/ops.h"
 #include "torch/partial_auc_ops.h"
