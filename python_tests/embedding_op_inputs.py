@@ -90,6 +90,20 @@ def _entropic_step_() -> list[Arguments]:
     ]
 
 
+def _enqueue_() -> list[Arguments]:
+    """state, state_pointer, rows, normalize."""
+
+    def queue(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(5, 3, dtype=dtype), torch.tensor(4)
+
+    return [
+        (*queue(), randn(2, 3), True),
+        (*queue(torch.float64), randn(7, 3).float(), False),
+        (*queue(), randn(3, 2).half().t(), True),
+        (*queue(), randn(0, 3), True),
+    ]
+
+
 def _contrastive_step_() -> list[Arguments]:
     """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, second_beta,
     slope_limit, lowest, highest, rho, epsilon; bimodal, normalize, per_view, relative,
@@ -127,5 +141,6 @@ EMBEDDING_INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "info_nce_step": _info_nce_step,
     "query_step_": _query_step_,
     "entropic_step_": _entropic_step_,
+    "enqueue_": _enqueue_,
     "contrastive_step_": _contrastive_step_,
 }

@@ -282,6 +282,44 @@ def _cross_entropy_step() -> list[Arguments]:
     ]
 
 
+def _pooled_margin_step_() -> list[Arguments]:
+    """needs_gradient, values, denominators, labels, index, state, state_denominators, a, b, alpha,
+    gamma, tau.
+    """
+    values, divisors, labels = randn(6).abs() + 0.1, randn(6, seed=1).abs() + 0.1, random_labels(6)
+    learnt, index = values.clone().requires_grad_(), torch.tensor([0, 1, 2, 3, 3, 4])
+    numbers = (randn(1), randn(1, seed=1), randn(1, seed=2).abs(), _scalar(0.4), 0.3)
+    half = learnt.detach().half()[:, None].requires_grad_()
+
+    def state(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.ones(6, dtype=dtype)
+
+    return [
+        (True, learnt, None, labels, index, state(), None, *numbers),
+        (True, half, divisors, labels > 0, index.int(), state(), state(), *numbers),
+        (False, values, divisors, labels, index, state(torch.float64),
+         state(torch.float64), *numbers),
+        (True, learnt, None, labels, None, None, None, *numbers),
+        (True, learnt[:0], None, labels[:0], index[:0], state(), None, *numbers),
+    ]  # fmt: skip
+
+
+def _ranked_precision_step() -> list[Arguments]:
+    """needs_gradient, scores, labels, values, chosen, index, state, scale, margin, top_k, count,
+    surrogate, algorithm.
+    """
+    scores, labels, values = randn(7, 3), random_labels(7, 3), randn(3)
+    learnt, index, state = scores.clone().requires_grad_(), torch.arange(7), torch.ones(3, 8, 2)
+    chosen, rest = torch.tensor([True, False, True]), (_scalar(SCALE), 0.5, 2.0)
+    return [
+        (True, learnt, labels, values, None, index, state, *rest, 3, 1, 0),
+        (True, learnt.float(), labels > 0, values, chosen, index, state, *rest, 2, 4, 1),
+        (False, scores.half(), labels, values.float(), None, index, state, *rest, 3, 1, 0),
+        (True, learnt, labels, values, None, None, None, *rest, 3, 6, 0),
+        (True, learnt[:0], labels[:0], values, None, index[:0], state, *rest, 3, 1, 0),
+    ]
+
+
 INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     **EMBEDDING_INPUTS,
     "pairwise_sums_rows": _pairwise_sums_rows,
@@ -297,6 +335,8 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "listwise_step": _listwise_step,
     "ranking_step_": _ranking_step_,
     "auc_margin_step": _auc_margin_step,
+    "pooled_margin_step_": _pooled_margin_step_,
+    "ranked_precision_step": _ranked_precision_step,
     "cross_entropy_step": _cross_entropy_step,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
@@ -363,6 +403,7 @@ def test_no_output_shares_memory_with_an_input_or_another_output(name: str) -> N
     for arguments in INPUTS[name]():
         results = overload(name)(*arguments)
         outputs = results if isinstance(results, tuple) else (results,)
+        outputs = () if results is None else outputs
         flat = [x for a in arguments for x in (a if isinstance(a, list) else (a,))]
         tensors = [t for t in (*flat, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
         starts = [t.untyped_storage().data_ptr() for t in tensors]

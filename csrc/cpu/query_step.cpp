@@ -54,27 +54,37 @@ class Queries {
 
  private:
   const T* positive_of(int64_t i) const {
-    return call_.targets == nullptr ? call_.positives + i * call_.width
+    return call_.targets == nullptr ? positives_ + i * call_.width
                                     : call_.keys + call_.targets[i] * call_.width;
   }
 
   void embed() {
     embeddings_ = call_.queries;
-    positives_ = scratch_.allocate<double>(batch_);
-    T* out = nullptr;
+    positives_ = call_.positives;
+    dots_ = scratch_.allocate<double>(batch_);
+    T *out = nullptr, *positives_out = nullptr;
+    double* positive_norms = nullptr;  // only NaN matters, and it is in the rows as well
     if (call_.normalize) {
       norms_ = scratch_.allocate<double>(batch_);
       embeddings_ = out = scratch_.allocate<T>(batch_ * call_.width);
+      if (call_.targets == nullptr) {
+        positive_norms = scratch_.allocate<double>(batch_);
+        positives_ = positives_out = scratch_.allocate<T>(batch_ * call_.width);
+      }
     }
     executor_.for_range(batch_, kRowGrain, [&](int64_t, int64_t begin, int64_t end) {
       const TileKernels<T>& kernels = tile_kernels<T>();
-      const int64_t at = begin * call_.width;
+      const int64_t at = begin * call_.width, count = end - begin;
       if (out != nullptr) {
-        kernels.normalize_rows(call_.queries + at, end - begin, call_.width, true, out + at,
+        kernels.normalize_rows(call_.queries + at, count, call_.width, true, out + at,
                                norms_ + begin);
       }
+      if (positives_out != nullptr) {
+        kernels.normalize_rows(call_.positives + at, count, call_.width, true, positives_out + at,
+                               positive_norms + begin);
+      }
       for (int64_t i = begin; i < end; ++i) {
-        kernels.dots(embeddings_ + i * call_.width, positive_of(i), 1, call_.width, positives_ + i);
+        kernels.dots(embeddings_ + i * call_.width, positive_of(i), 1, call_.width, dots_ + i);
       }
     });
   }
@@ -100,7 +110,7 @@ class Queries {
     double* observed = scratch_.allocate<double>(batch_);
     for (int64_t i = 0; i < batch_; ++i) {
       exponents[i] = anchor_exponents(static_cast<double>(sums.peaks[i]), sums.masses[i],
-                                      sums.moments[i], positives_[i], call_.temperature, count_);
+                                      sums.moments[i], dots_[i], call_.temperature, count_);
       observed[i] = exponents[i].log_mean;
     }
     double* nu = scratch_.allocate<double>(batch_);
@@ -162,8 +172,8 @@ class Queries {
   const SimilaritySizes sizes_;
   const Products<T>& products_;
   Scratch scratch_;
-  const T* embeddings_ = nullptr;
-  double *norms_ = nullptr, *positives_ = nullptr;
+  const T *embeddings_ = nullptr, *positives_ = nullptr;
+  double *norms_ = nullptr, *dots_ = nullptr;  // dots: of queries and positives
   T* pulls_ = nullptr;
   QueryResult result_;
 };

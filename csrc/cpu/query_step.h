@@ -24,11 +24,11 @@ struct QueryStep {
   int64_t batch = 0;
   int64_t keys_count = 0;
   int64_t width = 0;
-  bool normalize = false;  // the queries; keys and positives are taken as they are
+  bool normalize = false;  // queries and positives; keys are taken as they are
   // Queries and keys hold numbers that bfloat16 has: products may run on units for it (T = float).
   bool bfloat16 = false;
   // The positives: rows of their own, InfoNCE; or keys, of the entropic risk, in [0, keys_count).
-  const T* positives = nullptr;      // [B, D]
+  const T* positives = nullptr;      // [B, D], constants
   const int64_t* targets = nullptr;  // [B]
   double temperature = 1.0;
   EntropicState<State> state;  // entropic risk alone

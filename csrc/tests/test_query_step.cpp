@@ -4,6 +4,7 @@
 
 #include "cpu/entropic_step.h"
 #include "cpu/query_step.h"
+#include "cpu/queue.h"
 #include "tests/check.h"
 #include "tests/plain_products.h"
 
@@ -48,7 +49,7 @@ struct Truth {
 };
 
 Truth truth_of(const Case& c, const std::vector<double>& x, const std::vector<double>& keys,
-               const std::vector<double>& positives, const std::vector<int64_t>& targets,
+               std::vector<double> positives, const std::vector<int64_t>& targets,
                const std::vector<int64_t>& index, const std::vector<float>& state) {
   Truth out;
   std::vector<double> e = x, norms(static_cast<size_t>(c.batch), 1.0), log_g;
@@ -61,6 +62,9 @@ Truth truth_of(const Case& c, const std::vector<double>& x, const std::vector<do
     double* row = e.data() + i * kWidth;
     const double norm = norms[static_cast<size_t>(i)] = std::sqrt(dot(row, row));
     for (int64_t d = 0; d < kWidth; ++d) row[d] /= norm;
+    double* other = positives.data() + i * kWidth;
+    const double length = std::sqrt(dot(other, other));
+    for (int64_t d = 0; d < kWidth; ++d) other[d] /= length;
   }
   const auto positive = [&](int64_t i) {
     return c.entropic ? keys.data() + targets[static_cast<size_t>(i)] * kWidth
@@ -264,6 +268,18 @@ void not_a_number() {
   CHECK(cpu::entropic_step(call, TwoThreads()) == 0.0);
 }
 
+// A ring of 4 rows: wraps, keeps the last where there are too many, skips what is not finite.
+void queue() {
+  std::vector<float> ring(8, 0.0f);
+  std::vector<double> rows = {3, 4, NAN, 1, 0, 0, 5, 12, 8, 6};
+  cpu::Enqueue<double, float> call{ring.data(), 4, 2, 3, rows.data(), 2, true};
+  CHECK(cpu::enqueue(call, TwoThreads()) == 1);
+  CHECK(ring == std::vector<float>({0, 0, 0, 0, 0, 0, 0.6f, 0.8f}));
+  call = {ring.data(), 4, 2, 1, rows.data(), 5, false};
+  CHECK(cpu::enqueue(call, TwoThreads()) == 2);
+  CHECK(ring == std::vector<float>({5, 12, 8, 6, 0, 0, 0, 0}));
+}
+
 int main() {
   EntropicSchedule sox, scent;
   sox.gamma = 0.6;
@@ -285,6 +301,7 @@ int main() {
     }
     not_a_number<float>();
     not_a_number<double>();
+    queue();
   });
   return report();
 }

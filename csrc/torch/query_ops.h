@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "cpu/query_step.h"
+#include "cpu/queue.h"
 #include "torch/contrastive_ops.h"
 #include "torch/entropic_inputs.h"
 
@@ -107,6 +108,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_step_autograd(
   const auto& [value, dq, dk, slope] = result;
   attach_gradients({{queries, dq}, {keys, dk}, {temperature, slope.view_as(temperature)}}, value);
   return result;
+}
+
+void enqueue_(const at::Tensor& state, const at::Tensor& state_pointer, const at::Tensor& rows,
+              bool normalize) {
+  constexpr const char* kOp = "enqueue_";
+  check_state(state, rows, kOp);
+  check_floating(rows, kOp, "rows");
+  TORCH_CHECK_VALUE(state.dim() == 2 && state.size(0) > 0, kOp,
+                    ": expected state of shape [N, D], N > 0, got ", state.sizes());
+  TORCH_CHECK_VALUE(rows.dim() == 2 && rows.size(1) == state.size(1), kOp,
+                    ": expected rows of shape [M, ", state.size(1), "], got ", rows.sizes());
+  check_device(state_pointer, rows, kOp, "state_pointer");
+  TORCH_CHECK_VALUE(state_pointer.numel() == 1 && state_pointer.scalar_type() == at::kLong, kOp,
+                    ": expected state_pointer to be one int64, got ", state_pointer.sizes());
+  int64_t* pointer = state_pointer.mutable_data_ptr<int64_t>();
+  TORCH_CHECK_VALUE(*pointer >= 0 && *pointer < state.size(0), kOp,
+                    ": expected state_pointer in [0, ", state.size(0), "), got ", *pointer);
+  const at::ScalarType type = accumulation_type(rows);
+  const at::Tensor entering = contiguous_as(rows, type);
+  visit_floating(type, [&](auto zero) {
+    using T = decltype(zero);
+    visit_floating(state.scalar_type(), [&](auto state_zero) {
+      using State = decltype(state_zero);
+      const cpu::Enqueue<T, State> call{
+          state.mutable_data_ptr<State>(), state.size(0), state.size(1), *pointer,
+          entering.const_data_ptr<T>(),    rows.size(0),  normalize};
+      *pointer = cpu::enqueue(call, AtenExecutor());
+    });
+  });
+  bump_version(state);
+  bump_version(state_pointer);
 }
 
 }  // namespace xrisk

@@ -13,6 +13,8 @@
 #include "torch/moment_ops.h"
 #include "torch/ops.h"
 #include "torch/partial_auc_ops.h"
+#include "torch/pooled_margin_ops.h"
+#include "torch/ranked_precision_ops.h"
 #include "torch/ranking_ops.h"
 #include "torch/state_inputs.h"
 

@@ -11,10 +11,11 @@ from xrisk_ext.losses._embeddings import (
     accumulated,
     check_embeddings,
     row_products,
+    unit_rows,
 )
 from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.ops.contrastive import contrastive_log_sums
-from xrisk_ext.ops.query_step import query_step
+from xrisk_ext.ops.query_step import enqueue_, query_step
 
 TILE = 8192  # queue entries whose similarities are held at once
 
@@ -73,8 +74,13 @@ class _QueueLoss(EmbeddingLoss):
             )
 
     @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor) -> None:
+    def _enqueue(self, embeddings: Tensor, *, normalize: bool = False) -> None:
         """The last ones where there are more than the queue is long."""
+        if self.queue.is_cpu:
+            enqueue_(self.queue, self.pointer, embeddings, normalize=normalize)
+            return
+        if normalize:
+            embeddings = unit_rows(embeddings)
         size, new = len(self.queue), len(embeddings)
         kept = embeddings[max(new - size, 0) :]
         slots = torch.arange(new - len(kept), new, device=self.queue.device)
@@ -152,16 +158,18 @@ class MoCoLoss(_QueueLoss):
     ) -> Tensor:
         """As ``forward``, for the own rows of a batch."""
         self._check(view1=view1, view2=view2)
-        k = self._unit(view2.detach())
         write = update_state and self.training
         # in the dtype of the queries, for fast products
         queue = self.queue if view1.dtype == torch.float64 else self.queue.to(view1.dtype)
         if self._is_fused(rows) and view1.is_cpu:
             value = query_step(
-                view1, queue, self.temperature, positives=k, normalize=self.normalize
+                view1, queue, self.temperature, positives=view2.detach(), normalize=self.normalize
             )
-        else:
-            value = self._composed(rows, view1, k, queue.clone() if write else queue)
+            if write:
+                self._enqueue(view2, normalize=self.normalize)
+            return value
+        k = self._unit(view2.detach())
+        value = self._composed(rows, view1, k, queue.clone() if write else queue)
         if write:
             (keys,) = rows.gather_constants(k)
             self._enqueue(keys)

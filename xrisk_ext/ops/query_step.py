@@ -29,9 +29,9 @@ def query_step(
     With positives ``[B, D]``, constants: InfoNCE, log(1 + sum_j exp((<q, k_j> - <q, p>) / tau)).
     With targets ``[B]``, the numbers of keys: the compositional entropic risk, whose partition
     function is averaged in state ``[N]`` (None: not at all) by the ids index ``[B]``; schedules are
-    gamma (SOX), or alpha and kappa (SCENT). ``normalize``: the queries are divided by their norms.
-    Similarities are multiplied once; 16 MiB of them are kept for the gradients, others multiplied
-    again.
+    gamma (SOX), or alpha and kappa (SCENT). ``normalize``: queries and positives are divided by
+    their norms. Similarities are multiplied once; 16 MiB of them are kept for the gradients, others
+    multiplied again.
     """
     grad = torch.is_grad_enabled()
     value, _, _, _ = torch.ops.xrisk_ext.query_step_(
@@ -101,3 +101,16 @@ def _(
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     value = logits.new_empty([], dtype=dtype)
     return value, logits.new_empty(logits.shape if needs_gradient else [0], dtype=dtype)
+
+
+def enqueue_(queue: Tensor, pointer: Tensor, rows: Tensor, *, normalize: bool) -> None:
+    """Rows ``[M, D]`` take the place of the oldest of the queue ``[N, D]``, those from pointer on.
+
+    Where one is not finite the old row stays. ``normalize``: they enter divided by their norms.
+    """
+    torch.ops.xrisk_ext.enqueue_(queue, pointer, rows.detach(), normalize)
+
+
+@torch.library.register_fake("xrisk_ext::enqueue_")
+def _(state: Tensor, state_pointer: Tensor, rows: Tensor, normalize: bool) -> None:
+    return None
