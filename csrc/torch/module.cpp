@@ -137,7 +137,7 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "pooled_margin_step_(bool needs_gradient, Tensor values, Tensor? denominators, "
       "Tensor labels, Tensor? index, Tensor(a!)? state, Tensor(b!)? state_denominators, Tensor a, "
       "Tensor b, Tensor alpha, Tensor gamma, float tau) -> (Tensor value, Tensor by_values, "
-      "Tensor by_denominators, Tensor by_parameters)");
+      "Tensor by_denominators, Tensor by_a, Tensor by_b)");
   m.def(
       "ranked_precision_step(bool needs_gradient, Tensor scores, Tensor labels, Tensor values, "
       "Tensor? chosen, Tensor? index, Tensor? state, Tensor scale, float margin, float top_k, "

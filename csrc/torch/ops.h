@@ -139,13 +139,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(
     bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
     bool needs_gradient);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_(
+using PooledMarginOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+PooledMarginOutputs pooled_margin_step_(
     bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
     const at::Tensor& labels, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,
     const at::Tensor& a, const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
     double tau);
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_autograd(
+PooledMarginOutputs pooled_margin_step_autograd(
     bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
     const at::Tensor& labels, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,

@@ -21,7 +21,7 @@ inline at::Tensor check_bags(const char* op, const char* name, const at::Tensor&
   return contiguous_as(t, type);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_(
+PooledMarginOutputs pooled_margin_step_(
     bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
     const at::Tensor& labels, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,
@@ -66,7 +66,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_(
   const bool both = needs_gradient && divisors.defined();
   at::Tensor by_denominators =
       at::empty(both ? denominators->sizes() : at::IntArrayRef({0}), options);
-  at::Tensor value = at::empty({}, options), by_parameters = at::empty({2}, options);
+  at::Tensor value = at::empty({}, options);
+  at::Tensor by_a = at::empty(a.sizes(), options), by_b = at::empty(b.sizes(), options);
   visit_floating(type, [&](auto zero) {
     using T = decltype(zero);
     visit_floating(state.has_value() ? state->scalar_type() : at::kFloat, [&](auto state_zero) {
@@ -93,18 +94,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_(
       if (both) call.by_denominators = by_denominators.mutable_data_ptr<T>();
       const cpu::PooledMarginResult result = cpu::pooled_margin_step(call, AtenExecutor());
       *value.mutable_data_ptr<T>() = static_cast<T>(result.value);
-      T* by = by_parameters.mutable_data_ptr<T>();
-      by[0] = static_cast<T>(result.by_a);
-      by[1] = static_cast<T>(result.by_b);
+      *by_a.mutable_data_ptr<T>() = static_cast<T>(result.by_a);
+      *by_b.mutable_data_ptr<T>() = static_cast<T>(result.by_b);
     });
   });
   for (const std::optional<at::Tensor>& each : {state, state_denominators}) {
     if (each.has_value()) bump_version(*each);
   }
-  return {value, by_values, by_denominators, by_parameters};
+  return {value, by_values, by_denominators, by_a, by_b};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_autograd(
+PooledMarginOutputs pooled_margin_step_autograd(
     bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
     const at::Tensor& labels, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,
@@ -113,17 +113,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pooled_margin_step_au
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("xrisk_ext::pooled_margin_step_", "")
                              .typed<decltype(pooled_margin_step_)>();
-  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> result;
-  at::Tensor by_a, by_b;
+  PooledMarginOutputs result;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     result = op.call(needs_gradient, values, denominators, labels, index, state, state_denominators,
                      a, b, alpha, gamma, tau);
-    by_a = std::get<3>(result).select(0, 0).view_as(a);
-    by_b = std::get<3>(result).select(0, 1).view_as(b);
   }
   if (!needs_gradient || !at::GradMode::is_enabled()) return result;
-  const auto& [value, by_values, by_denominators, by_parameters] = result;
+  const auto& [value, by_values, by_denominators, by_a, by_b] = result;
   const bool wanted = values.requires_grad() || a.requires_grad() || b.requires_grad() ||
                       (denominators.has_value() && denominators->requires_grad());
   if (!wanted) return result;

@@ -29,7 +29,7 @@ def pooled_margin_step(
     needs = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (values, denominators, a, b)
     )
-    value, _, _, _ = torch.ops.xrisk_ext.pooled_margin_step_(
+    value, _, _, _, _ = torch.ops.xrisk_ext.pooled_margin_step_(
         needs, values, denominators, labels, index, state, state_denominators, a, b, alpha, gamma,
         tau,
     )  # fmt: skip
@@ -50,7 +50,7 @@ def _(
     alpha: Tensor,
     gamma: Tensor,
     tau: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     both = needs_gradient and denominators is not None
     return (
@@ -59,7 +59,8 @@ def _(
         values.new_empty(
             denominators.shape if both and denominators is not None else [0], dtype=dtype
         ),
-        values.new_empty([2], dtype=dtype),
+        a.new_empty(a.shape, dtype=dtype),
+        b.new_empty(b.shape, dtype=dtype),
     )
 
 
