@@ -10,6 +10,7 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "cuda/contrastive_step.h"
@@ -42,8 +43,7 @@ class CudaProducts final : public Products<T> {
  private:
   at::Tensor view(const T* data, int64_t rows, int64_t columns, int64_t stride,
                   bool transposed) const {
-    const at::IntArrayRef strides =
-        transposed ? at::IntArrayRef{1, stride} : at::IntArrayRef{stride, 1};
+    const std::array<int64_t, 2> strides = {transposed ? 1 : stride, transposed ? stride : 1};
     return at::for_blob(const_cast<T*>(data), {rows, columns})
         .strides(strides)
         .options(options_)
