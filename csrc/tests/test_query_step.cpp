@@ -132,7 +132,7 @@ std::vector<float> some_state(std::mt19937_64& random) {
 std::vector<int64_t> some_ids(int64_t count, bool twice) {
   std::vector<int64_t> index(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) index[static_cast<size_t>(i)] = (7 * i) % kSamples;
-  if (twice) index[1] = index[static_cast<size_t>(count - 1)] = index[0];
+  if (twice && count > 1) index[1] = index[static_cast<size_t>(count - 1)] = index[0];
   return index;
 }
 
