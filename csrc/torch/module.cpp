@@ -311,6 +311,9 @@ PYBIND11_MODULE(_C, m) {
       "Multiply bfloat16 embeddings by \"amx\", \"float32\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
+  m.def("pooled_margin", &xrisk::pooled_margin,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.pooled_margin_step_, with less to convert.");
   m.def("ranked_precision_step", &RankedPrecisionOp::value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranked_precision_step, with less to convert.");

@@ -153,6 +153,13 @@ PooledMarginOutputs pooled_margin_step_autograd(
     const at::Tensor& a, const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
     double tau);
 
+at::Tensor pooled_margin(const at::Tensor& values, const std::optional<at::Tensor>& denominators,
+                         const at::Tensor& labels, const std::optional<at::Tensor>& index,
+                         const std::optional<at::Tensor>& state,
+                         const std::optional<at::Tensor>& state_denominators, const at::Tensor& a,
+                         const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
+                         double tau);
+
 std::tuple<at::Tensor, at::Tensor> ranked_precision_step(
     bool needs_gradient, const at::Tensor& scores, const at::Tensor& labels,
     const at::Tensor& values, const std::optional<at::Tensor>& chosen,

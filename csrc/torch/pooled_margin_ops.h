@@ -104,20 +104,24 @@ PooledMarginOutputs pooled_margin_step_(
   return {value, by_values, by_denominators, by_a, by_b};
 }
 
+inline auto& pooled_margin_step_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("xrisk_ext::pooled_margin_step_", "")
+                             .typed<decltype(pooled_margin_step_)>();
+  return op;
+}
+
 PooledMarginOutputs pooled_margin_step_autograd(
     bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
     const at::Tensor& labels, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,
     const at::Tensor& a, const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
     double tau) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("xrisk_ext::pooled_margin_step_", "")
-                             .typed<decltype(pooled_margin_step_)>();
   PooledMarginOutputs result;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = op.call(needs_gradient, values, denominators, labels, index, state, state_denominators,
-                     a, b, alpha, gamma, tau);
+    result = pooled_margin_step_op().call(needs_gradient, values, denominators, labels, index,
+                                          state, state_denominators, a, b, alpha, gamma, tau);
   }
   if (!needs_gradient || !at::GradMode::is_enabled()) return result;
   const auto& [value, by_values, by_denominators, by_a, by_b] = result;
@@ -131,6 +135,20 @@ PooledMarginOutputs pooled_margin_step_autograd(
     attach_gradients({{values, by_values}, {a, by_a}, {b, by_b}}, value);
   }
   return result;
+}
+
+// The value of the op, with less to convert than through torch.ops.
+at::Tensor pooled_margin(const at::Tensor& values, const std::optional<at::Tensor>& denominators,
+                         const at::Tensor& labels, const std::optional<at::Tensor>& index,
+                         const std::optional<at::Tensor>& state,
+                         const std::optional<at::Tensor>& state_denominators, const at::Tensor& a,
+                         const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
+                         double tau) {
+  const bool any = values.requires_grad() || a.requires_grad() || b.requires_grad() ||
+                   (denominators.has_value() && denominators->requires_grad());
+  return std::get<0>(pooled_margin_step_op().call(any && at::GradMode::is_enabled(), values,
+                                                  denominators, labels, index, state,
+                                                  state_denominators, a, b, alpha, gamma, tau));
 }
 
 }  // namespace xrisk

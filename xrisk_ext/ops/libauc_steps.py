@@ -26,6 +26,11 @@ def pooled_margin_step(
     None; parameters a, b and alpha of one element, the last a constant.
     """
     a, b, alpha = parameters
+    if type(values) is Tensor and not torch.compiler.is_compiling():
+        fast: Tensor = _C.pooled_margin(
+            values, denominators, labels, index, state, state_denominators, a, b, alpha, gamma, tau
+        )
+        return fast
     needs = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (values, denominators, a, b)
     )
