@@ -7,8 +7,8 @@
 namespace xrisk::cpu {
 namespace {
 
-constexpr int64_t kRowGrain = 32;  // queries of a task
-constexpr int64_t kColumns = 64;   // of the embeddings, a task
+constexpr int64_t kRowGrain = 128;  // queries of a task: a smaller one costs less than its start
+constexpr int64_t kColumns = 64;    // of the embeddings, a task
 
 template <class T, class State>
 class Queries {

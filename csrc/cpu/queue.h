@@ -25,7 +25,7 @@ struct Enqueue {
 // finite the old one does.
 template <class T, class State>
 int64_t enqueue(const Enqueue<T, State>& call, const Executor& executor) {
-  constexpr int64_t kGrain = 32;
+  constexpr int64_t kGrain = 128;  // rows
   const int64_t first = std::max<int64_t>(call.count - call.size, 0);
   executor.for_range(call.count - first, kGrain, [&](int64_t, int64_t begin, int64_t end) {
     Scratch scratch;

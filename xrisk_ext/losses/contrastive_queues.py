@@ -11,7 +11,6 @@ from xrisk_ext.losses._embeddings import (
     accumulated,
     check_embeddings,
     row_products,
-    unit_rows,
 )
 from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.ops.contrastive import contrastive_log_sums
@@ -74,13 +73,11 @@ class _QueueLoss(EmbeddingLoss):
             )
 
     @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor, *, normalize: bool = False) -> None:
+    def _enqueue(self, embeddings: Tensor) -> None:
         """The last ones where there are more than the queue is long."""
         if self.queue.is_cpu:
-            enqueue_(self.queue, self.pointer, embeddings, normalize=normalize)
+            enqueue_(self.queue, self.pointer, embeddings, normalize=False)
             return
-        if normalize:
-            embeddings = unit_rows(embeddings)
         size, new = len(self.queue), len(embeddings)
         kept = embeddings[max(new - size, 0) :]
         slots = torch.arange(new - len(kept), new, device=self.queue.device)
@@ -166,7 +163,7 @@ class MoCoLoss(_QueueLoss):
                 view1, queue, self.temperature, positives=view2.detach(), normalize=self.normalize
             )
             if write:
-                self._enqueue(view2, normalize=self.normalize)
+                enqueue_(self.queue, self.pointer, view2, normalize=self.normalize)
             return value
         k = self._unit(view2.detach())
         value = self._composed(rows, view1, k, queue.clone() if write else queue)
