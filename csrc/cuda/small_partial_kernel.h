@@ -64,13 +64,15 @@ __device__ void blend_rows(const PartialLabel<T, State>& work, State* state, con
   const StepBuffers<T>& step = work.buffers.step;
   const int64_t first = work.first();
   const int32_t live = work.live();
-  __syncthreads();  // the values are there
+  const bool met = meets_equal<kThreads>(static_cast<const int64_t*>(step.ids + first), live);
+  const bool shared = __syncthreads_or(met) != 0;  // rows; a barrier, too: the values are there
   for (int32_t i = static_cast<int>(threadIdx.x); i < live; i += kThreads) {
     const State* row = work.row(state, first + i);
     const double untouched = log_domain ? -INFINITY : NAN;
     const double old = row == nullptr ? untouched : static_cast<double>(*row);
     BlendMean mean(log_domain);
-    for (int32_t k = row == nullptr ? i : 0; k < (row == nullptr ? i + 1 : live); ++k) {
+    const bool alone = !shared || row == nullptr;
+    for (int32_t k = alone ? i : 0; k < (alone ? i + 1 : live); ++k) {
       if (step.ids[first + k] != step.ids[first + i]) continue;
       mean.add(log_domain ? blend_log(old, values[first + k], f.keep, f.add)
                           : blend_linear(old, values[first + k], f.keep, f.add));
@@ -82,7 +84,8 @@ __device__ void blend_rows(const PartialLabel<T, State>& work, State* state, con
        i += kThreads) {
     State* row = work.row(state, first + i);
     bool writes = row != nullptr;
-    for (int32_t k = 0; writes && k < i; ++k) writes = step.ids[first + k] != step.ids[first + i];
+    for (int32_t k = 0; shared && writes && k < i; ++k)
+      writes = step.ids[first + k] != step.ids[first + i];
     const State narrow = static_cast<State>(step.stored[first + i]);
     if (writes && is_storable(static_cast<double>(narrow), log_domain)) *row = narrow;
   }

@@ -106,21 +106,6 @@ __device__ __forceinline__ void add_items(const Phi& phi, const SmallItem<T>* it
   }
 }
 
-// Whether any two of the `count` keys are equal, as far as this thread has looked: all threads
-// together look at every pair.
-template <int kThreads>
-__device__ __forceinline__ bool meets_equal(const int32_t* keys, int count) {
-  int width = 32;  // anchors side by side, a power of two
-  while (width < count) width *= 2;
-  const int t = static_cast<int>(threadIdx.x), i = t & (width - 1);
-  bool met = false;
-  if (i >= count) return false;
-  const int32_t mine = keys[i];
-#pragma unroll 4
-  for (int k = t / width; k < i; k += kThreads / width) met |= keys[k] == mine;
-  return met;
-}
-
 template <int kThreads, Surrogate kKind, class T, class State>
 __global__ void __launch_bounds__(kThreads)
     small_step_kernel(StepAccess<T, State> access, T share) {
@@ -198,7 +183,7 @@ __global__ void __launch_bounds__(kThreads)
       slopes[anchor][list_of_sum] = static_cast<T>(sum);
     }
   }
-  const bool met = has_state && meets_equal<kThreads>(keys, anchors);
+  const bool met = has_state && meets_equal<kThreads>(static_cast<const int32_t*>(keys), anchors);
   const bool shared_rows = __syncthreads_or(met) != 0;
 
   // ---- state and rule
