@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
   if (t < batch) {
     score = access.score(t, label);
     weight = access.weight(t, label);
-    labelled = call.positive[access.at(t, label)] != 0;
+    labelled = call.positive.positive(access.at(t, label));
     if (has_state) id = call.index[t];
   }
   const double scale = *call.scale, gamma = *call.gamma;
