@@ -157,6 +157,22 @@ __device__ void update_group(const Access& access, int segment, int64_t row, int
   }
 }
 
+// Whether any two of the `count` keys are equal, as far as this thread has looked: the threads of a
+// block together look at every pair.
+template <int kThreads, class Key>
+__device__ __forceinline__ bool meets_equal(const Key* keys, int count) {
+  int width = 32;  // keys side by side, a power of two
+  while (width < count && width < kThreads) width *= 2;
+  const int t = static_cast<int>(threadIdx.x);
+  bool met = false;
+  for (int i = t & (width - 1); i < count; i += width) {
+    const Key mine = keys[i];
+#pragma unroll 4
+    for (int k = t / width; k < i; k += kThreads / width) met |= keys[k] == mine;
+  }
+  return met;
+}
+
 __device__ __forceinline__ void prefetch_to_l2(const void* address) {
 #if defined(__CUDA_ARCH__)
   asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)));

@@ -147,25 +147,31 @@ struct Step {
     if (status != cudaSuccess) return status; \
   } while (false)
 
+template <class T, class State>
+bool is_small(const ScoreStep<T, State>& call) {
+  return call.batch > 0 && call.batch <= kSmallBatch<T> && call.algorithm == Algorithm::kAuto;
+}
+
 }  // namespace
 
 template <class T, class State>
 size_t score_step_workspace_bytes(const ScoreStep<T, State>& call) {
+  if (is_small(call)) return 0;
   return Step<T, State>(call, nullptr).bytes;
 }
 
 template <class T, class State>
 cudaError_t launch_score_step(const ScoreStep<T, State>& call, void* workspace,
                               size_t workspace_bytes, cudaStream_t stream) {
+  const bool small = is_small(call);
   const Step<T, State> step(call, workspace);
-  if (call.labels > 65535 || step.bytes > workspace_bytes) return cudaErrorInvalidValue;
+  if (call.labels > 65535 || (!small && step.bytes > workspace_bytes)) return cudaErrorInvalidValue;
   const StepBuffers<T>& buffers = step.buffers;
   const int64_t batch = call.batch;
   const unsigned labels = static_cast<unsigned>(call.labels);
   const T share = call.mean_reduction ? T(1) / static_cast<T>(call.labels) : T(1);
-  const bool small = batch > 0 && batch <= kSmallBatch && call.algorithm == Algorithm::kAuto;
   if (small && labels > 0) {
-    XRISK_RETURN_IF_FAILED(launch_small_step(call, buffers, share, stream));
+    XRISK_RETURN_IF_FAILED(launch_small_step(call, share, stream));
     if (labels == 1) return cudaSuccess;  // the mean is written already
   } else if (labels > 0 && batch > 0) {
     const StepAccess<T, State> access{call};
