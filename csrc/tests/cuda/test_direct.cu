@@ -23,11 +23,12 @@ void check_sums(Case<T>& c) {
   DeviceArray<T> columns_out(c.segments * c.m);
   DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
   DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
   cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), nullptr};
   cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
                                columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, false>(rows, rows_space.data(), nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, false>(columns, columns_space.data(), nullptr) == cudaSuccess));
+  CHECK((cuda::direct_rows<Tile, false>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, false>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
   const auto sums = sums_out.read(), slopes = slopes_out.read();
   const auto out = columns_out.read();
   for (int s = 0; s < c.segments; ++s) {
@@ -55,11 +56,12 @@ void check_log_sums(Case<T>& c) {
   DeviceArray<T> columns_out(c.m);
   DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
   DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
   cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), masses.data()};
   cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), masses.data(),
                                columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, true>(rows, rows_space.data(), nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, true>(columns, columns_space.data(), nullptr) == cudaSuccess));
+  CHECK((cuda::direct_rows<Tile, true>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, true>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
   const auto sums = sums_out.read(), slopes = slopes_out.read();
   const auto out = columns_out.read();
   const Pairs& pairs = c.truth[0];
