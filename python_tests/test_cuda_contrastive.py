@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(
 def near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     finite = expected.isfinite()
     assert bool((actual.cpu().isfinite() == finite).all())
-    size = float(expected[finite].abs().max()) if bool(finite.any()) else 0.0
+    # not only relative: a batch of one has no loss, but its rounding
+    size = max(float(expected[finite].abs().max()) if bool(finite.any()) else 0.0, 1e-2)
     torch.testing.assert_close(
         actual.cpu().double(),
         expected.double(),
@@ -96,15 +97,14 @@ def test_a_step_is_captured_and_does_not_wait(kind: str) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         value = train(captured)
+    replayed = first.grad  # written by every replay; `train` below makes another
     captured.reset_state()
     for gamma in (1.0, 0.3):
         captured.gamma = plain.gamma = gamma  # a captured step sees the new value
         graph.replay()
-        assert first.grad is not None
-        gradient = first.grad.clone()
         near(value, train(plain).cpu(), 1e-6)
-        assert first.grad is not None
-        near(gradient, first.grad.cpu(), 1e-6)
+        assert first.grad is not None and replayed is not None
+        near(replayed, first.grad.cpu(), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -114,7 +114,7 @@ def test_log_sums_agree_with_the_cpu(dtype: torch.dtype) -> None:
     tau, exclude = torch.rand(2100) + 0.5, torch.randint(-1, 2500, (2100, 2), generator=generator)
     results = []
     for device in ("cpu", "cuda"):
-        leaves = [t.to(device).requires_grad_() for t in (q, k, tau)]
+        leaves = [t.detach().to(device).requires_grad_() for t in (q, k, tau)]
         value = xr.ops.contrastive_log_sums(
             leaves[0], leaves[1], temperature=leaves[2], exclude=exclude.to(device)
         )
