@@ -271,16 +271,16 @@ __global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectPart
   if constexpr (kCentred) {
     centre = outer_range<Tile>(x).nearest();
 #pragma unroll
-    for (int a = 0; a < kOuter; ++a)
-      x[a] = kRows ? (x[a] - centre) - margin : (x[a] - centre) + margin;
+    for (int a = 0; a < kOuter; ++a) x[a] = (x[a] - centre) + (kRows ? -margin : margin);
   }
   if constexpr (kGrouped) {
     const OuterRange<T> range = outer_range<Tile>(x);
     centre = range.middle();
     bool infinite = false;
 #pragma unroll
-    for (int a = 0; a < kOuter; ++a)
+    for (int a = 0; a < kOuter; ++a) {
       infinite = infinite || absolute(x[a]) == static_cast<T>(INFINITY);
+    }
     room = kMostExponent - absolute(scale * (range.high - centre));
     if (__syncthreads_or(infinite) != 0) room = T(-1);  // nothing fits
 #pragma unroll
