@@ -7,11 +7,11 @@
 // inner side in tiles of kInner entries, staged in shared memory, every entry read by all threads
 // at once (a broadcast). Entries of weight 0 are left out when a tile is staged. The inner loops
 // are in direct_tiles.h.
-// Grid: (blocks, 1, segments x channels); which blocks have work, and what, follows from the live
-// counts (DirectSplits), which the device alone may know; the others leave at once.
-// Bytes: the inner side once per outer tile; pairs are never stored. Bound by instructions.
-// Hazard: long float sums. A tile's sum is in T, the sum of the tiles in double; the splits'
-// partial sums are added in order by a second kernel, so that the result is the same every run.
+// Grid: (blocks, 1, parts x segments x channels); which blocks have work, and what, follows from
+// the live counts (DirectSplits), which the device alone may know; the others leave at once. Bytes:
+// the inner side once per outer tile; pairs are never stored. Bound by instructions. Hazard: long
+// float sums. A tile's sum is in T, the sum of the tiles in double; the splits' partial sums are
+// added in order by a second kernel, so that the result is the same every run.
 #pragma once
 
 #include <algorithm>
@@ -70,6 +70,7 @@ template <class T>
 struct DirectArgs {
   const T* outer = nullptr;  // [segments, outer_capacity]
   const T* inner = nullptr;
+  const T* outer_weights = nullptr;        // columns: [segments, channels, outer_capacity] or null
   const T* inner_weights = nullptr;        // rows: [segments, channels, inner_capacity] or null
   const double* anchor_weights = nullptr;  // columns: the same, as doubles
   const double* masses = nullptr;  // exponential columns: [segments, inner_capacity], divide them
@@ -79,6 +80,7 @@ struct DirectArgs {
   int64_t inner_capacity = 0;
   int channels = 1;
   int problems = 1;  // segments x channels
+  int blocks = 0;    // of a problem
   double margin = 1.0;
   const double* scale = nullptr;
   const double* temperature = nullptr;  // exponential term only
@@ -102,6 +104,13 @@ struct DirectArgs {
       return static_cast<T>(weight);
     }
   }
+};
+
+// One problem of pairs, or two in one launch, one after the other in the grid's z: alike but for
+// the scores, weights and sums. What is small shares the device.
+template <class T>
+struct DirectParts {
+  DirectArgs<T> part[2];
 };
 
 // The peak of an anchor: every surrogate is convex or monotone, so its largest value over the items
@@ -215,7 +224,7 @@ __device__ __forceinline__ TileSummary<T> survey_tile(
 }
 
 template <class Tile, Surrogate kKind, bool kExponential, bool kRows, class T>
-__global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectArgs<T> args) {
+__global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectParts<T> parts) {
   constexpr int kOuter = Tile::kOuter, kInner = Tile::kInner, kThreads = Tile::kThreads;
   constexpr bool kCentred =
       !kExponential && (kKind == Surrogate::kSquared || kKind == Surrogate::kSquaredHinge);
@@ -223,7 +232,9 @@ __global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectArgs
                             (kKind == Surrogate::kLogistic || kKind == Surrogate::kSigmoid);
   using News = TileNews<Tile, T>;
   constexpr int kRounds = News::kRounds;
-  const int problem = static_cast<int>(blockIdx.z), segment = problem / args.channels;
+  const int problems = parts.part[0].problems, z = static_cast<int>(blockIdx.z);
+  const DirectArgs<T>& args = parts.part[z < problems ? 0 : 1];
+  const int problem = z < problems ? z : z - problems, segment = problem / args.channels;
   const int outers = args.outers(segment), inners = args.inners(segment);
   const DirectSplits<Tile> plan(outers, inners, args.problems);
   const int block = static_cast<int>(blockIdx.x);
@@ -260,16 +271,16 @@ __global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectArgs
   if constexpr (kCentred) {
     centre = outer_range<Tile>(x).nearest();
 #pragma unroll
-    for (int a = 0; a < kOuter; ++a)
-      x[a] = kRows ? (x[a] - centre) - margin : (x[a] - centre) + margin;
+    for (int a = 0; a < kOuter; ++a) x[a] = (x[a] - centre) + (kRows ? -margin : margin);
   }
   if constexpr (kGrouped) {
     const OuterRange<T> range = outer_range<Tile>(x);
     centre = range.middle();
     bool infinite = false;
 #pragma unroll
-    for (int a = 0; a < kOuter; ++a)
+    for (int a = 0; a < kOuter; ++a) {
       infinite = infinite || absolute(x[a]) == static_cast<T>(INFINITY);
+    }
     room = kMostExponent - absolute(scale * (range.high - centre));
     if (__syncthreads_or(infinite) != 0) room = T(-1);  // nothing fits
 #pragma unroll
@@ -372,8 +383,7 @@ __global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectArgs
   double slope_scale = kSlopeScale<Phi>;
   if constexpr (kExponential) slope_scale *= static_cast<double>(inverse_temperature);
   constexpr int kOutputs = kRows ? 2 : 1;
-  double* out =
-      args.partial + (int64_t{problem} * gridDim.x + blockIdx.x) * kOutputs * Tile::kOuters;
+  double* out = args.partial + (int64_t{problem} * args.blocks + block) * kOutputs * Tile::kOuters;
 #pragma unroll
   for (int a = 0; a < kOuter; ++a) {
     if (kRows) out[a * kThreads + t] = sums[a];

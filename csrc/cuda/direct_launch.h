@@ -14,7 +14,8 @@ constexpr int kExtremeBlocks = 128;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Blocks a problem, and the memory of their sums.
+// Blocks a problem, and the memory of their sums: by the capacities alone, so that the size of a
+// workspace is known before the live counts have an address.
 template <class Tile, class T>
 struct DirectGrid {
   int blocks = 0, problems = 0;
@@ -25,13 +26,8 @@ struct DirectGrid {
     fits = all <= 65535 && std::max(outer.capacity, inner.capacity) < (int64_t{1} << 30);
     if (!fits || all == 0) return;
     problems = static_cast<int>(all);
-    const int outers = static_cast<int>(outer.capacity), inners = static_cast<int>(inner.capacity);
-    blocks = outer.live == nullptr && inner.live == nullptr
-                 ? DirectSplits<Tile>(outers, inners, problems).blocks()
-                 : DirectSplits<Tile>::most_blocks(outers, inners, problems);
-  }
-  dim3 grid() const {
-    return dim3(static_cast<unsigned>(blocks), 1, static_cast<unsigned>(problems));
+    blocks = DirectSplits<Tile>::most_blocks(static_cast<int>(outer.capacity),
+                                             static_cast<int>(inner.capacity), problems);
   }
   size_t bytes(int outputs) const {
     return size_t{1} * problems * blocks * outputs * Tile::kOuters * sizeof(double);
@@ -74,25 +70,40 @@ __device__ __forceinline__ bool add_splits(const double* partial, const DirectSp
   return true;
 }
 
-// sums, slopes [problems, capacity]: the splits' partial sums, added in order.
+// Where the sums of the parts go.
+template <class Out>
+struct PartSums {
+  Out *sums[2], *slopes[2];
+
+  // The kernel's part: by a choice, since an index would copy the parameters to local memory.
+  __device__ __forceinline__ Out* my_sums() const { return blockIdx.z == 0 ? sums[0] : sums[1]; }
+  __device__ __forceinline__ Out* my_slopes() const {
+    return blockIdx.z == 0 ? slopes[0] : slopes[1];
+  }
+};
+
+// sums, slopes [problems, capacity]: the splits' partial sums, added in order. Grid: (outer
+// entries, problems, parts).
 template <class Tile, class T>
 __global__ void __launch_bounds__(kReduceThreads)
-    reduce_rows_kernel(DirectArgs<T> args, int blocks, double* sums, double* slopes) {
+    reduce_rows_kernel(DirectParts<T> parts, PartSums<double> out) {
+  const DirectArgs<T>& args = parts.part[blockIdx.z == 0 ? 0 : 1];
   const int problem = static_cast<int>(blockIdx.y), segment = problem / args.channels;
   const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
   const int outers = args.outers(segment);
   const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
-  const double* partial = args.partial + int64_t{problem} * blocks * 2 * Tile::kOuters;
+  const double* partial = args.partial + int64_t{problem} * args.blocks * 2 * Tile::kOuters;
   double totals[2];
   if (!add_splits<Tile>(partial, plan, o, o < outers, totals)) return;
-  sums[problem * args.outer_capacity + o] = totals[0];
-  slopes[problem * args.outer_capacity + o] = totals[1];
+  out.my_sums()[problem * args.outer_capacity + o] = totals[0];
+  out.my_slopes()[problem * args.outer_capacity + o] = totals[1];
 }
 
-// out [segments, M]: sum_c w_cj times the splits' partial sums of channel c, in order.
+// slopes [segments, M]: sum_c w_cj times the splits' partial sums of channel c, in order.
 template <class Tile, class T>
 __global__ void __launch_bounds__(kReduceThreads)
-    reduce_columns_kernel(DirectArgs<T> args, int blocks, const T* weights, T* out) {
+    reduce_columns_kernel(DirectParts<T> parts, PartSums<T> out) {
+  const DirectArgs<T>& args = parts.part[blockIdx.z == 0 ? 0 : 1];
   const int segment = static_cast<int>(blockIdx.y);
   const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
   const int outers = args.outers(segment);
@@ -103,15 +114,16 @@ __global__ void __launch_bounds__(kReduceThreads)
     const int64_t problem = int64_t{segment} * args.channels + c;
     double weight = 0.0;
     if (o < outers) {
-      weight = weights == nullptr ? 1.0
-                                  : static_cast<double>(weights[problem * args.outer_capacity + o]);
+      weight = args.outer_weights == nullptr
+                   ? 1.0
+                   : static_cast<double>(args.outer_weights[problem * args.outer_capacity + o]);
     }
-    const double* partial = args.partial + problem * blocks * Tile::kOuters;
+    const double* partial = args.partial + problem * args.blocks * Tile::kOuters;
     double sum[1];
     mine = add_splits<Tile>(partial, plan, o, o < outers, sum);
     if (mine && weight != 0.0) total += weight * sum[0];
   }
-  if (mine) out[segment * args.outer_capacity + o] = static_cast<T>(total);
+  if (mine) out.my_slopes()[segment * args.outer_capacity + o] = static_cast<T>(total);
 }
 
 // {lowest, highest} of a segment's items that weigh something; a NaN stays. Some blocks a segment,
@@ -226,7 +238,7 @@ size_t direct_columns_bytes(const PairProblem<T>& problem) {
 }
 
 // What rows and columns have in common; the extremes come first in the workspace.
-template <class T>
+template <class Tile, class T>
 DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, const Side<T>& inner,
                           void* workspace) {
   DirectArgs<T> args;
@@ -238,6 +250,7 @@ DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, c
   args.inner_capacity = inner.capacity;
   args.channels = problem.channels;
   args.problems = problem.segments * problem.channels;
+  args.blocks = DirectGrid<Tile, T>(outer, inner, problem.segments, problem.channels).blocks;
   args.margin = problem.margin;
   args.scale = problem.scale;
   args.temperature = problem.temperature;
@@ -247,75 +260,104 @@ DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, c
   return args;
 }
 
+template <class T>
+dim3 reduce_grid(const DirectParts<T>& parts, int count, int lines) {
+  const int64_t outers =
+      std::max(parts.part[0].outer_capacity, count > 1 ? parts.part[1].outer_capacity : 0);
+  return dim3(static_cast<unsigned>(divide_up(outers, kReduceOuters)), static_cast<unsigned>(lines),
+              static_cast<unsigned>(count));
+}
+
+template <class T>
+dim3 direct_grid(const DirectParts<T>& parts, int count) {
+  return dim3(static_cast<unsigned>(std::max(parts.part[0].blocks, parts.part[1].blocks)), 1,
+              static_cast<unsigned>(parts.part[0].problems * count));
+}
+
+// Of `count` calls, one or two, alike in surrogate, segments, channels and temperature, and neither
+// without outer entries; a workspace each.
 template <class Tile, bool kExponential, class T>
-cudaError_t direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t stream) {
-  const PairProblem<T>& problem = call.problem;
-  const int64_t anchors = problem.anchors.capacity;
-  if (anchors == 0 || problem.segments == 0 || problem.channels == 0) return cudaSuccess;
-  const DirectGrid<Tile, T> grid(problem.anchors, problem.items, problem.segments,
-                                 problem.channels);
-  if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-  if (kExponential) {
-    const cudaError_t status =
-        launch_extremes(problem.items, problem.segments, static_cast<T*>(workspace), stream);
-    if (status != cudaSuccess) return status;
+cudaError_t direct_rows(const PairRows<T>* calls, int count, void* const* workspaces,
+                        cudaStream_t stream) {
+  const PairProblem<T>& shape = calls[0].problem;
+  if (shape.anchors.capacity == 0 || shape.segments == 0 || shape.channels == 0) return cudaSuccess;
+  DirectParts<T> parts;
+  PartSums<double> out = {};
+  for (int k = 0; k < count; ++k) {
+    const PairProblem<T>& problem = calls[k].problem;
+    const DirectGrid<Tile, T> grid(problem.anchors, problem.items, problem.segments,
+                                   problem.channels);
+    if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
+    if (kExponential) {
+      const cudaError_t status =
+          launch_extremes(problem.items, problem.segments, static_cast<T*>(workspaces[k]), stream);
+      if (status != cudaSuccess) return status;
+    }
+    parts.part[k] = direct_args<Tile>(problem, problem.anchors, problem.items, workspaces[k]);
+    parts.part[k].inner_weights = problem.items.weights;
+    out.sums[k] = kExponential ? calls[k].masses : calls[k].sums;
+    out.slopes[k] = calls[k].slopes;
   }
-  DirectArgs<T> args = direct_args(problem, problem.anchors, problem.items, workspace);
-  args.inner_weights = problem.items.weights;
-  visit_kind(problem.surrogate, [&](auto kind) {
-    XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, true, T>), grid.grid(),
-                 Tile::kThreads, 0, stream, args);
+  visit_kind(shape.surrogate, [&](auto kind) {
+    XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, true, T>),
+                 direct_grid(parts, count), Tile::kThreads, 0, stream, parts);
   });
-  const dim3 reduce(static_cast<unsigned>(divide_up(anchors, kReduceOuters)),
-                    static_cast<unsigned>(grid.problems));
-  XRISK_LAUNCH((reduce_rows_kernel<Tile, T>), reduce, kReduceThreads, 0, stream, args, grid.blocks,
-               kExponential ? call.masses : call.sums, call.slopes);
+  XRISK_LAUNCH((reduce_rows_kernel<Tile, T>), reduce_grid(parts, count, parts.part[0].problems),
+               kReduceThreads, 0, stream, parts, out);
   if constexpr (kExponential) {
-    const dim3 finish(static_cast<unsigned>(divide_up(anchors, kReduceThreads)),
-                      static_cast<unsigned>(grid.problems));
-    visit_kind(problem.surrogate, [&](auto kind) {
-      XRISK_LAUNCH((finish_log_rows_kernel<decltype(kind)::value, T>), finish, kReduceThreads, 0,
-                   stream, problem.anchors, args.extremes, args.margin, args.scale,
-                   args.temperature, call.sums, call.slopes, call.masses);
-    });
+    for (int k = 0; k < count; ++k) {
+      const DirectArgs<T>& args = parts.part[k];
+      const dim3 finish(static_cast<unsigned>(divide_up(args.outer_capacity, kReduceThreads)),
+                        static_cast<unsigned>(args.problems));
+      visit_kind(shape.surrogate, [&](auto kind) {
+        XRISK_LAUNCH((finish_log_rows_kernel<decltype(kind)::value, T>), finish, kReduceThreads, 0,
+                     stream, calls[k].problem.anchors, args.extremes, args.margin, args.scale,
+                     args.temperature, calls[k].sums, calls[k].slopes, calls[k].masses);
+      });
+    }
   }
   return cudaGetLastError();
 }
 
 template <class Tile, bool kExponential, class T>
-cudaError_t direct_columns(const PairColumns<T>& call, void* workspace, cudaStream_t stream) {
-  const PairProblem<T>& problem = call.problem;
-  const int64_t items = problem.items.capacity;
-  if (items == 0 || problem.segments == 0) return cudaSuccess;
-  const DirectGrid<Tile, T> grid(problem.items, problem.anchors, problem.segments,
-                                 problem.channels);
-  if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-  if (kExponential) {
-    const cudaError_t status =
-        launch_extremes(problem.items, problem.segments, static_cast<T*>(workspace), stream);
-    if (status != cudaSuccess) return status;
+cudaError_t direct_columns(const PairColumns<T>* calls, int count, void* const* workspaces,
+                           cudaStream_t stream) {
+  const PairProblem<T>& shape = calls[0].problem;
+  if (shape.items.capacity == 0 || shape.segments == 0) return cudaSuccess;
+  DirectParts<T> parts;
+  PartSums<T> out = {};
+  for (int k = 0; k < count; ++k) {
+    const PairProblem<T>& problem = calls[k].problem;
+    const DirectGrid<Tile, T> grid(problem.items, problem.anchors, problem.segments,
+                                   problem.channels);
+    if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
+    if (kExponential) {
+      const cudaError_t status =
+          launch_extremes(problem.items, problem.segments, static_cast<T*>(workspaces[k]), stream);
+      if (status != cudaSuccess) return status;
+    }
+    parts.part[k] = direct_args<Tile>(problem, problem.items, problem.anchors, workspaces[k]);
+    parts.part[k].outer_weights = problem.items.weights;
+    parts.part[k].anchor_weights = calls[k].anchor_weights;
+    parts.part[k].masses = calls[k].masses;
+    out.slopes[k] = calls[k].out;
   }
-  DirectArgs<T> args = direct_args(problem, problem.items, problem.anchors, workspace);
-  args.anchor_weights = call.anchor_weights;
-  args.masses = call.masses;
-  if (grid.problems > 0) {
-    visit_kind(problem.surrogate, [&](auto kind) {
+  if (parts.part[0].problems > 0) {
+    visit_kind(shape.surrogate, [&](auto kind) {
       XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, false, T>),
-                   grid.grid(), Tile::kThreads, 0, stream, args);
+                   direct_grid(parts, count), Tile::kThreads, 0, stream, parts);
     });
   }
-  const dim3 reduce(static_cast<unsigned>(divide_up(items, kReduceOuters)),
-                    static_cast<unsigned>(problem.segments));
-  XRISK_LAUNCH((reduce_columns_kernel<Tile, T>), reduce, kReduceThreads, 0, stream, args,
-               grid.blocks, problem.items.weights, call.out);
+  XRISK_LAUNCH((reduce_columns_kernel<Tile, T>), reduce_grid(parts, count, shape.segments),
+               kReduceThreads, 0, stream, parts, out);
   return cudaGetLastError();
 }
 
 // The default tiles, compiled in cuda/direct_*.cu and cuda/log_*.cu: 64 kernels in all.
-#define XRISK_DIRECT_LAUNCHES(prefix, kExponential, T)                                             \
-  prefix template cudaError_t direct_rows<DefaultTile, kExponential, T>(const PairRows<T>&, void*, \
-                                                                        cudaStream_t);             \
-  prefix template cudaError_t direct_columns<DefaultTile, kExponential, T>(const PairColumns<T>&,  \
-                                                                           void*, cudaStream_t);
+#define XRISK_DIRECT_LAUNCHES(prefix, kExponential, T)                      \
+  prefix template cudaError_t direct_rows<DefaultTile, kExponential, T>(    \
+      const PairRows<T>*, int, void* const*, cudaStream_t);                 \
+  prefix template cudaError_t direct_columns<DefaultTile, kExponential, T>( \
+      const PairColumns<T>*, int, void* const*, cudaStream_t);
 
 }  // namespace xrisk::cuda
