@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int32_t i = 0; weight != T(0) && i < live; i += kTerms) {
       sum += column_of(term, scores[j], static_cast<const T*>(anchors + i),
                        static_cast<const T*>(shifts + i), static_cast<const T*>(anchor_weights + i),
-                       live - i < kTerms ? live - i : kTerms);
+                       0, 1, live - i < kTerms ? live - i : kTerms);
     }
     const double pull = factor * sum * static_cast<double>(weight);
     call.batch.gradient[access.at(j, work.label)] = static_cast<T>(bad ? NAN : pull);
