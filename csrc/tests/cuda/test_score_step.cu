@@ -259,6 +259,9 @@ int main() {
       }
       c.state = false;
       run(c);
+      c.algorithm = Algorithm::kSort;
+      c.surrogate = Surrogate::kZeroOne;  // no slopes
+      run(c);
       c.algorithm = Algorithm::kSmooth;
       for (const Surrogate surrogate : {Surrogate::kLogistic, Surrogate::kSigmoid}) {
         c.surrogate = surrogate;
