@@ -103,11 +103,12 @@ class BandNeural : private StripMatrix<kThreads, kChunks, T> {
     __syncthreads();
   }
 
-  // Exponent of an entry less that on the diagonal: never above zero but by rounding.
+  // Exponent of an entry less that on the diagonal. Above zero it is by rounding alone, which for
+  // scores many orders above the temperature is more than an exponential holds.
   __device__ double exponent(int32_t k, double mine, double own_distance, double score,
                              double distance) const {
     const double factor = static_cast<double>(n_ - 1 - 2 * k);
-    return (factor * (score - mine) - (distance - own_distance)) * inverse_;
+    return fmin((factor * (score - mine) - (distance - own_distance)) * inverse_, 0.0);
   }
 
   // Where the strips' chunks begin and end: concave rows, whose bands move to the right.

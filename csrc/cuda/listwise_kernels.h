@@ -64,7 +64,7 @@ __device__ ListResult block_pairs(const BlockList<T>& list) {
         T term, slope;
         phi(direction * (score - h[j]), term, slope);
         terms[0] += direction * weight * slope;
-        terms[1] += weight * term;
+        terms[1] += weight == T(0) ? T(0) : weight * term;  // which may be infinite
       });
     }
     if (lane_index() == 0) {

@@ -2,6 +2,7 @@
 // are such; then the reduction over the lists.
 #include "cuda/listwise_band.h"
 #include "cuda/listwise_kernels.h"
+#include "cuda/listwise_lambda_launch.h"
 #include "cuda/listwise_near_launch.h"
 #include "cuda/listwise_neural.h"
 #include "cuda/workspace.h"
@@ -134,14 +135,14 @@ __device__ ListResult solve(const BlockList<T>& list, int32_t room) {
   }
 }
 
-// `near`: lists with bins are not for this kernel; null: all are.
+// `near`: lists that are not for this kernel.
 template <int kBlock, Family kFamily, int kChunks, class T>
 __global__ void __launch_bounds__(kBlock)
     listwise_kernel(ListwiseStep<T> call, ListBuffers<T> buffers, int64_t edges, int64_t vectors,
-                    const SmoothBins* near, int32_t room) {
+                    NearlyLinear near, int32_t room) {
   const bool of_levels = call.options.loss <= ListLoss::kListMLE;
   for (int64_t q = blockIdx.x; q < call.lists; q += gridDim.x) {
-    if (near != nullptr && near[q].bins > 0) continue;  // the whole block
+    if (near.has(q)) continue;  // the whole block
     BlockList<T> list{call, space_of_block(call, buffers.space, edges, vectors)};
     gather_list<kBlock>(list, q);
     const bool has_order = of_levels ? list.two_levels : list.relevant > 0;
@@ -189,8 +190,7 @@ __global__ void __launch_bounds__(kBlock)
 
 template <int kBlock, Family kFamily, int kChunks, class T>
 cudaError_t launch_lists(const ListwiseStep<T>& call, const ListBuffers<T>& buffers,
-                         const SmoothBins* near, int64_t shared, int32_t room,
-                         cudaStream_t stream) {
+                         NearlyLinear near, int64_t shared, int32_t room, cudaStream_t stream) {
   XRISK_LAUNCH((listwise_kernel<kBlock, kFamily, kChunks, T>),
                static_cast<unsigned>(blocks_of(call)), kBlock, static_cast<size_t>(shared), stream,
                call, buffers, edges_of(call.options), vectors_of(call.options), near, room);
@@ -213,7 +213,7 @@ cudaError_t launch_band(const ListwiseStep<T>& call, const ListBuffers<T>& buffe
   auto* const kernel = listwise_kernel<kBlock, Family::kNeuralBand, kChunks, T>;
   XRISK_RETURN_IF_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              static_cast<int>(vectors + room)));
-  return launch_lists<kBlock, Family::kNeuralBand, kChunks>(call, buffers, nullptr, vectors + room,
+  return launch_lists<kBlock, Family::kNeuralBand, kChunks>(call, buffers, {}, vectors + room,
                                                             static_cast<int32_t>(room), stream);
 }
 
@@ -233,7 +233,26 @@ cudaError_t launch_neural(const ListwiseStep<T>& call, const ListBuffers<T>& buf
     }
   }
   if (taken) return cudaSuccess;
-  return launch_lists<kThreads, Family::kNeuralNDCG, 0>(call, buffers, nullptr, 0, 0, stream);
+  return launch_lists<kThreads, Family::kNeuralNDCG, 0>(call, buffers, {}, 0, 0, stream);
+}
+
+// prepare, the kernel of short lists, run: with `Near` a class of near-linear sums.
+template <class Near, class T>
+cudaError_t launch_all_lists(const ListwiseStep<T>& call, const ListBuffers<T>& buffers, Near* near,
+                             cudaStream_t stream) {
+  if (near != nullptr) XRISK_RETURN_IF_ERROR(near->prepare(stream));
+  if (call.lists > 0) {
+    const NearlyLinear left_out = near != nullptr ? near->lists() : NearlyLinear();
+    XRISK_RETURN_IF_ERROR(visit_family(call.options.loss, [&](auto family) {
+      if constexpr (decltype(family)::value == Family::kNeuralNDCG) {
+        return launch_neural(call, buffers, stream);
+      } else {
+        constexpr Family kFamily = decltype(family)::value;
+        return launch_lists<threads_of(kFamily), kFamily, 0>(call, buffers, left_out, 0, 0, stream);
+      }
+    }));
+  }
+  return near != nullptr ? near->run(buffers.masses, stream) : cudaSuccess;
 }
 
 }  // namespace
@@ -242,7 +261,9 @@ template <class T>
 size_t listwise_step_workspace_bytes(const ListwiseStep<T>& call) {
   Carver carver(nullptr);
   carve(call, carver);
-  const size_t near = NearListwise<T>::applies(call) ? NearListwise<T>(call, nullptr).bytes() : 0;
+  const size_t near = NearListwise<T>::applies(call)     ? NearListwise<T>(call, nullptr).bytes()
+                      : LambdaListwise<T>::applies(call) ? LambdaListwise<T>(call, nullptr).bytes()
+                                                         : 0;
   return carver.used() + near;
 }
 
@@ -251,24 +272,18 @@ cudaError_t launch_listwise_step(const ListwiseStep<T>& call, void* workspace,
                                  size_t workspace_bytes, cudaStream_t stream) {
   Carver carver(workspace);
   const ListBuffers<T> buffers = carve(call, carver);
+  void* rest = static_cast<char*>(workspace) + carver.used();
   std::optional<NearListwise<T>> near;
-  if (NearListwise<T>::applies(call)) {
-    near.emplace(call, static_cast<char*>(workspace) + carver.used());
+  std::optional<LambdaListwise<T>> lambda;
+  if (NearListwise<T>::applies(call)) near.emplace(call, rest);
+  if (LambdaListwise<T>::applies(call)) lambda.emplace(call, rest);
+  const size_t more = near ? near->bytes() : lambda ? lambda->bytes() : 0;
+  if (carver.used() + more > workspace_bytes) return cudaErrorInvalidValue;
+  if (lambda) {
+    XRISK_RETURN_IF_ERROR(launch_all_lists(call, buffers, &*lambda, stream));
+  } else {
+    XRISK_RETURN_IF_ERROR(launch_all_lists(call, buffers, near ? &*near : nullptr, stream));
   }
-  if (carver.used() + (near ? near->bytes() : 0) > workspace_bytes) return cudaErrorInvalidValue;
-  if (near) XRISK_RETURN_IF_ERROR(near->prepare(stream));
-  if (call.lists > 0) {
-    const SmoothBins* plans = near ? near->plans() : nullptr;
-    XRISK_RETURN_IF_ERROR(visit_family(call.options.loss, [&](auto family) {
-      if constexpr (decltype(family)::value == Family::kNeuralNDCG) {
-        return launch_neural(call, buffers, stream);
-      } else {
-        constexpr Family kFamily = decltype(family)::value;
-        return launch_lists<threads_of(kFamily), kFamily, 0>(call, buffers, plans, 0, 0, stream);
-      }
-    }));
-  }
-  if (near) XRISK_RETURN_IF_ERROR(near->run(buffers.masses, stream));
   if (call.reduction != ListReduction::kNone) {
     const int64_t blocks = call.lists < 1                 ? 1
                            : call.lists < call.max_blocks ? call.lists
