@@ -190,4 +190,13 @@ struct TallAnchors {
   }
 };
 
+// Blocks that share the bins, and that share the anchors of one: chosen, not measured.
+inline unsigned bin_blocks(int64_t entries) {
+  return static_cast<unsigned>(std::clamp<int64_t>(entries / 8, 1, 256));
+}
+inline unsigned series_shares(int64_t anchors, int segments) {
+  return static_cast<unsigned>(std::clamp<int64_t>(
+      std::min<int64_t>((anchors + 1023) / 1024, 16 / std::max(1, segments)), 1, 16));
+}
+
 }  // namespace xrisk::cuda

@@ -32,15 +32,6 @@ __device__ __forceinline__ void each_bin(const LogPlan& plan, F&& f) {
     bin -= bins.bins;
   }
 }
-// Blocks that share the bins, and that share the anchors of one: chosen, not measured.
-inline unsigned bin_blocks(int64_t entries) {
-  return static_cast<unsigned>(std::clamp<int64_t>(entries / 8, 1, 256));
-}
-inline unsigned series_shares(int64_t anchors, int segments) {
-  return static_cast<unsigned>(std::clamp<int64_t>(
-      std::min<int64_t>((anchors + 1023) / 1024, 16 / std::max(1, segments)), 1, 16));
-}
-
 // moments [segments, kGroups, kBins, kMoments]: sums of w exp((s h)^2 / T) s^n / n! over the
 // items of a bin. starts [segments, kBins + 1]: where the bins of group 0 begin among the items.
 //   Mapping: a block a bin, in strides; blockIdx.y the segment. Bytes: a key, a payload and a
