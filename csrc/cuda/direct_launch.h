@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cuda/block.h"
 #include "cuda/direct_kernels.h"
 #include "cuda/pairs.h"
 
@@ -160,19 +161,21 @@ __global__ void extremes_kernel(Side<T> items, T* low_out, T* high_out) {
 }
 
 // The two ends of the block results: lowest of `lows`, highest of `highs` (their own ends are
-// ignored). A block a segment.
+// ignored). A warp, and a block, a segment.
 template <class T>
 __global__ void merge_extremes_kernel(const T* lows, const T* highs, int count, T* extremes) {
-  lows += int64_t{blockIdx.x} * kExtremeBlocks;
-  highs += int64_t{blockIdx.x} * kExtremeBlocks;
-  extremes += 2 * int64_t{blockIdx.x};
-  T low = lows[0], high = highs[0];
-  for (int k = 1; k < count; ++k) {
-    low = lows[k] < low || lows[k] != lows[k] ? lows[k] : low;
-    high = highs[k] > high || highs[k] != highs[k] ? highs[k] : high;
+  const auto lower = [](T a, T b) { return b < a || b != b ? b : a; };
+  const auto higher = [](T a, T b) { return b > a || b != b ? b : a; };
+  T low = static_cast<T>(INFINITY), high = static_cast<T>(-INFINITY);
+  for (int k = lane_index(); k < count; k += 32) {
+    low = lower(low, lows[int64_t{blockIdx.x} * kExtremeBlocks + k]);
+    high = higher(high, highs[int64_t{blockIdx.x} * kExtremeBlocks + k]);
   }
-  extremes[0] = low;
-  extremes[1] = high;
+  low = warp_reduce(low, lower);
+  high = warp_reduce(high, higher);
+  if (lane_index() != 0) return;
+  extremes[2 * int64_t{blockIdx.x}] = low;
+  extremes[2 * int64_t{blockIdx.x} + 1] = high;
 }
 
 // From masses and their slopes to log sums: log_sum = peak / temperature + log(mass).
@@ -218,7 +221,7 @@ cudaError_t launch_extremes(const Side<T>& items, int segments, T* workspace, cu
   T* highs = lows + segments * kExtremeBlocks;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(segments));
   XRISK_LAUNCH((extremes_kernel<T>), grid, kReduceThreads, 0, stream, items, lows, highs);
-  XRISK_LAUNCH((merge_extremes_kernel<T>), static_cast<unsigned>(segments), 1, 0, stream,
+  XRISK_LAUNCH((merge_extremes_kernel<T>), static_cast<unsigned>(segments), 32, 0, stream,
                static_cast<const T*>(lows), static_cast<const T*>(highs), blocks, workspace);
   return cudaGetLastError();
 }
