@@ -151,7 +151,13 @@ def test_unknown_names(arguments: list[str], what: str, capsys: pytest.CaptureFi
 def test_a_selection() -> None:
     everything = selection.Selection()
     assert everything.everything
-    assert everything.cases() == cases.CASES
+    assert everything.cases() == [case for case in cases.CASES if "cpu" in case.devices]
+    on_gpu = selection.Selection(device="cuda")
+    assert on_gpu.everything
+    assert on_gpu.cases() == cases.CASES
+    assert "unknown case" in (
+        selection.Selection(names=["CLIP bfloat16, B=256, d=128"]).complaint() or ""
+    )
     quick = selection.Selection(quick=True)
     assert not quick.everything
     assert 0 < len(quick.cases()) <= 3 * len(cases.WORKS)
