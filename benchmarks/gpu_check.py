@@ -163,6 +163,16 @@ def similarities(_: Report) -> Report:
     return found | {"cases": {str(k): json.loads(line) for k, line in enumerate(lines)}}
 
 
+def crossovers(_: Report) -> Report:
+    """The direct way and the near-linear one at sizes between which they cross."""
+    found = run([sys.executable, "-m", "benchmarks.gpu_crossovers"], kept=4 * KEPT)
+    lines = [json.loads(line) for line in found["tail"].splitlines() if line.startswith("{")]
+    return found | {
+        "tail": "",
+        "ways": {line.pop("work"): line for line in lines if "work" in line},
+    }
+
+
 def races(*chosen: str) -> Callable[[Report], Report]:
     """A part of the benchmarks: a race that is cut off loses the figures of its whole part."""
 
@@ -188,6 +198,7 @@ STAGES: dict[str, Callable[[Report], Report]] = {
     "ceilings": ceilings,
     "profile": profile,
     "similarities": similarities,
+    "crossovers": crossovers,
     "races_small": races(*AP, "--case", "B=64", "--case", "B=256", "--case", "B=1024"),
     "races_medium": races(*AP, "--case", "B=4096", "--case", "B=16384"),
     "races_large": races(*AP, "--case", "B=1000000"),
