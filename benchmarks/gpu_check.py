@@ -167,23 +167,19 @@ def crossovers(_: Report) -> Report:
     """The direct way and the near-linear one at sizes between which they cross."""
     found = run([sys.executable, "-m", "benchmarks.gpu_crossovers"], kept=4 * KEPT)
     lines = [json.loads(line) for line in found["tail"].splitlines() if line.startswith("{")]
-    return found | {
-        "tail": "",
-        "ways": {line.pop("work"): line for line in lines if "work" in line},
-    }
+    ways = {line.pop("work"): line for line in lines if "work" in line}
+    return found | {"tail": "", "ways": ways}
 
 
 def races(*chosen: str) -> Callable[[Report], Report]:
     """A part of the benchmarks: a race that is cut off loses the figures of its whole part."""
 
-    def stage(report: Report) -> Report:
-        part = "-".join(re.sub(r"\W+", "", word) for word in chosen if word[:2] != "--")
-        name = f"{report['name']}-{part}"
-        found = run(
+    def stage(_: Report) -> Report:
+        earlier = ["--add"] if (RESULTS / "cuda.json").exists() else []
+        return run(
             [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--race-seconds", "1",
-             "--output", str(RESULTS), "--name", name, *chosen]
+             "--name", "cuda", *earlier, *chosen]
         )  # fmt: skip
-        return found | {"record": f"{name}.json"}
 
     stage.__doc__ = f"The benchmarks on the GPU with the peers that are there: {' '.join(chosen)}."
     return stage
