@@ -91,6 +91,9 @@ def test_a_peer_that_holds_pairs_of_pairs_is_left_out_sooner() -> None:
 def test_products_are_the_limit_of_the_contrastive_baselines() -> None:
     for case in BASELINES:
         limit = case.limit()
+        if limit is None:  # bfloat16: no rate of the machine's is measured for it
+            assert case.devices == ("cuda",)
+            continue
         assert limit.bytes == float("inf")
         a_product = case.batch * (case.queue or case.batch) * case.dimension
         assert limit.lanes == {"CLIP": 3, "MoCo": 2}.get(case.loss, 6) * a_product
