@@ -12,7 +12,8 @@ using namespace xrisk::test;
 namespace {
 
 // A warp takes 64, a block 128; tiles of 64 and digits of 5 bits (6 the last), half may be copied.
-using Shape = cuda::TopKShape<2, 64, 2, 1, 5, 2>;
+// Parts of 32 threads that keep 64 bytes; a bracket of one deviation, which many rows miss.
+using Shape = cuda::TopKShape<2, 64, 2, 1, 5, 2, 32, 64, 1, 1>;
 
 enum class Kind { kNormal, kTies, kEqual, kSpecial, kNear };
 
@@ -63,6 +64,7 @@ void run(const std::vector<int64_t>& lengths, bool ragged, int64_t k, Kind kind,
   for (size_t row = 0; row < weights.size(); ++row) weights[row] = static_cast<T>(row) + T(1);
   const DeviceArray<T> upstream(weights);
   DeviceArray<double> roots(rows);
+  DeviceArray<T> values(rows);
   DeviceArray<T> gradient(offsets.back());
   cuda::TopK<T> call;
   call.scores = scores.data();
@@ -72,7 +74,8 @@ void run(const std::vector<int64_t>& lengths, bool ragged, int64_t k, Kind kind,
   call.smooth = smooth;
   call.tau1 = kind == Kind::kNear ? 0.01 : 0.1;
   DeviceArray<char> space(static_cast<int64_t>(cuda::TopKMemory<Shape, T>(call, nullptr).bytes));
-  CHECK(cuda::launch_topk_with<Shape>(call, roots.data(), space.data(), nullptr) == cudaSuccess);
+  CHECK(cuda::launch_topk_with<Shape>(call, {roots.data(), values.data()}, space.data(), nullptr) ==
+        cudaSuccess);
   cuda::GradientParts parts;
   DeviceArray<char> more(
       static_cast<int64_t>(cuda::topk_gradient_memory<Shape>(call, nullptr, parts)));
@@ -80,10 +83,13 @@ void run(const std::vector<int64_t>& lengths, bool ragged, int64_t k, Kind kind,
                                                more.data(), nullptr) == cudaSuccess);
 
   const auto got = roots.read();
+  const auto rounded = values.read();
   const auto slopes = gradient.read();
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t begin = offsets[row], count = lengths[row];
     const double root = got[row];
+    const T value = static_cast<T>(root);
+    CHECK(rounded[row] == value || (value != value && rounded[row] != rounded[row]));
     if (count <= k) {
       CHECK(root == -INFINITY);
       for (int64_t j = 0; j < count; ++j) CHECK(slopes[begin + j] == T(0));
