@@ -142,6 +142,9 @@ void run_all() {
     run<T>({200, 200}, false, 200, Kind::kNormal, smooth);
     run<T>({0, 0}, false, 0, Kind::kNormal, smooth);
     run<T>({}, false, 0, Kind::kNormal, smooth);
+    run<T>({1001, 1000}, true, 500, Kind::kNormal, smooth);  // few enough inside to be copied
+    run<T>({1500}, false, 20, Kind::kTies, smooth);
+    run<T>({8201}, false, 40, Kind::kNormal, smooth);  // sampled at more places
   }
 }
 
