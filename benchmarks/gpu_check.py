@@ -3,6 +3,7 @@
 python benchmarks/gpu_check.py                    all stages
 python benchmarks/gpu_check.py --only build tests
 python benchmarks/gpu_check.py --resume           those that have not passed yet
+python benchmarks/gpu_check.py --programs DIR     the kernels' tests are linked already, in DIR
 
 Needs no network: the Python that runs it must have torch with CUDA, pytest, pytest-benchmark and
 hypothesis; nvcc, CMake and ninja are taken from the machine. After each stage the report is
@@ -14,6 +15,7 @@ fail.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,17 +34,19 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MARKER, END_MARKER = "<!-- gpu -->", "<!-- /gpu -->"
 CMAKE_BUILD = ROOT / "build" / "cmake" / "gpu"
+programs: Path | None = None  # folder of the kernels' linked tests, where they were built before
 KEPT = 12000  # characters of a command's output
+AT_A_TIME = min(8, os.cpu_count() or 1)  # tests that share the card; never what is timed
 STAGE_SECONDS = 540  # a stage must fit a call of ten minutes
 SANITIZED_TESTS = (
     "test_block_reduce", "test_last_block", "test_moving_average", "test_score_step",
-    "test_info_nce", "test_tensor_core", "test_streamed_similarity",
+    "test_info_nce", "test_tensor_core", "test_streamed_similarity", "test_half_similarity",
 )  # fmt: skip
 
 Report = dict[str, Any]
 
 
-def run(command: list[str], **environment: str) -> Report:
+def run(command: list[str], kept: int = KEPT, **environment: str) -> Report:
     """Runs a command in the checkout; how it ended, how long it took, the end of its output."""
     start = time.perf_counter()
     # A session of its own: what the command started has the pipe, and must end with it.
@@ -58,7 +63,7 @@ def run(command: list[str], **environment: str) -> Report:
         status = 124
     print(output[-KEPT:], flush=True)
     seconds = round(time.perf_counter() - start, 1)
-    return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-KEPT:]}
+    return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-kept:]}
 
 
 def build(_: Report) -> Report:
@@ -68,6 +73,17 @@ def build(_: Report) -> Report:
 
 def kernels(_: Report) -> Report:
     """The kernels' own tests (those that csrc/simt runs on the host), compiled by nvcc."""
+    if programs is not None:
+        tests = sorted(programs.glob("test_*"))
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            ended = pool.map(lambda program: run([str(program)]), tests)
+            found = {program.name: one for program, one in zip(tests, ended, strict=True)}
+        failed = [name for name, one in found.items() if not one["passed"]]
+        seconds = round(sum(one["seconds"] for one in found.values()), 1)
+        counts = {"passed": len(found) - len(failed), "failed": len(failed)}
+        tails = "".join(found[name]["tail"] for name in failed)
+        passed = bool(found) and not failed
+        return {"passed": passed, "seconds": seconds, "counts": counts, "tail": tails}
     for command in (
         ["cmake", "-S", ".", "-B", str(CMAKE_BUILD), "-G", "Ninja", "-DXRISK_NVCC=ON",
          "-DXRISK_CUDA_TESTS=ON"],
@@ -82,7 +98,9 @@ def kernels(_: Report) -> Report:
 def tests(_: Report) -> Report:
     """The Python tests of CUDA: agreement with the CPU, no wait, graphs, determinism; the fuzz."""
     files = sorted(str(f) for f in (ROOT / "python_tests").glob("test_cuda*.py"))
-    found = run([sys.executable, "-m", "pytest", "-q", "-k", "cuda", *files, "python_tests/fuzz"])
+    workers = ["-n", str(AT_A_TIME)] if importlib.util.find_spec("xdist") else []
+    tests = ["-q", "-k", "cuda", *files, "python_tests/fuzz"]
+    found = run([sys.executable, "-m", "pytest", *workers, *tests])
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", found["tail"])
     return found | {"counts": {what: int(number) for number, what in counts}}
 
@@ -92,18 +110,23 @@ def sanitizer(_: Report) -> Report:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return {"passed": True, "absent": "compute-sanitizer"}
-    found: Report = {"passed": True}
+    folder = programs or CMAKE_BUILD
+    runs: dict[str, list[str]] = {}
     for check in ("memcheck", "racecheck"):
         for test in SANITIZED_TESTS:
-            program = next(iter(CMAKE_BUILD.rglob(test)), None)
+            program = next(iter(folder.rglob(test)), None)
             if program is None:
-                return {
-                    "passed": False,
-                    "tail": f"{test} is not built: run the stage kernels first",
-                }
-            one = run([tool, "--tool", check, "--error-exitcode", "9", str(program)])
-            found[f"{check} {test}"] = {key: one[key] for key in ("passed", "seconds")}
-            found["passed"] &= one["passed"]
+                tail = f"{test} is not built: run the stage kernels first"
+                return {"passed": False, "tail": tail}
+            command = [tool, "--tool", check, "--error-exitcode", "9", str(program)]
+            runs[f"{check} {test}"] = command
+    found: Report = {"passed": True}
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for name, one in zip(runs, pool.map(run, runs.values()), strict=True):
+            # racecheck's warnings count in its status: what the hardware orders within a warp
+            clean = one["passed"] or (" 0 failed" in one["tail"] and "(0 errors" in one["tail"])
+            found[name] = {"passed": clean, "seconds": one["seconds"]}
+            found["passed"] &= clean
     return found
 
 
@@ -124,9 +147,18 @@ def ceilings(_: Report) -> Report:
     }
 
 
+def profile(_: Report) -> Report:
+    """Each family of kernels at the sizes that are asked for: its times and its limits."""
+    found = run([sys.executable, "-m", "benchmarks.gpu_kernels", "--times"], kept=200_000)
+    lines = [json.loads(line) for line in found["tail"].splitlines() if line.startswith("{")]
+    cases = {str(line.pop("case")): line for line in lines if "case" in line}
+    rates = next((line["rates"] for line in lines if "rates" in line), None)
+    return found | {"tail": found["tail"][-KEPT:], "rates_per_ms": rates, "cases": cases}
+
+
 def similarities(_: Report) -> Report:
-    """Both ways to the similarities of 16-bit embeddings: against float64, and their times."""
-    found = run([sys.executable, "-m", "benchmarks.streamed_similarities"])
+    """The ways to the similarities of 16-bit embeddings: against float64, and their times."""
+    found = run([sys.executable, "-m", "benchmarks.streamed_similarities"], kept=4 * KEPT)
     lines = [line for line in found["tail"].splitlines() if line.startswith("{")]
     return found | {"cases": {str(k): json.loads(line) for k, line in enumerate(lines)}}
 
@@ -154,6 +186,7 @@ STAGES: dict[str, Callable[[Report], Report]] = {
     "tests": tests,
     "sanitizer": sanitizer,
     "ceilings": ceilings,
+    "profile": profile,
     "similarities": similarities,
     "races_small": races(*AP, "--case", "B=64", "--case", "B=256", "--case", "B=1024"),
     "races_medium": races(*AP, "--case", "B=4096", "--case", "B=16384"),
@@ -181,7 +214,32 @@ def describe() -> Report:
 
 
 def table(report: Report) -> str:
-    """The stages and what they found, in Markdown."""
+    """The stages and what they found, in Markdown; what the kernels take under it."""
+    return stage_table(report) + kernel_table(report)
+
+
+def kernel_table(report: Report) -> str:
+    """Steps in a CUDA graph, microseconds: forward, backward, and the state's update."""
+    cases = report["stages"].get("profile", {}).get("cases", {})
+    if not cases:
+        return ""
+    lines = [
+        "",
+        "| step | in a graph | from Python | kernels | least possible | by |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, case in cases.items():
+        if "error" in case:
+            lines.append(f"| {name} | {case['error'].splitlines()[0]} | | | | |")
+            continue
+        graph = f"{1e3 * case['graph_ms']:.1f} us" if "graph_ms" in case else "-"
+        least = f"{1e3 * case['limit_ms']:.2g} us"
+        cells = [name, graph, f"{1e3 * case['ms']:.0f} us", str(case.get("launches", "-"))]
+        lines.append(f"| {' | '.join([*cells, least, case['bound']])} |")
+    return "\n".join(lines) + "\n"
+
+
+def stage_table(report: Report) -> str:
     lines = [
         f"{report['machine']['gpu']}, torch {report['machine']['torch']}, {report['taken']}.",
         "",
@@ -190,7 +248,9 @@ def table(report: Report) -> str:
     ]
     for stage, found in report["stages"].items():
         notes = {k: v for k, v in found.items() if k not in ("passed", "status", "seconds", "tail")}
-        text = ", ".join(f"{k}: {v}" for k, v in notes.items() if not isinstance(v, dict))
+        text = ", ".join(
+            f"{k}: {v}" for k, v in notes.items() if not isinstance(v, (dict, type(None)))
+        )
         counts = ", ".join(f"{v} {k}" for k, v in found.get("counts", {}).items())
         result = "passed" if found["passed"] else "FAILED"
         lines.append(f"| {stage} | {result} | {found.get('seconds', '-')} | {counts or text} |")
@@ -212,7 +272,10 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--resume", action="store_true", help="skip stages that passed today")
+    parser.add_argument("--programs", type=Path, help="folder of the kernels' linked tests")
     options = parser.parse_args()
+    global programs
+    programs = options.programs and options.programs.resolve()
     machine = describe()
     taken = datetime.now(timezone.utc).date().isoformat()
     name = re.sub(r"\W+", "-", machine["gpu"]).strip("-").lower() + f"-{taken}"

@@ -124,7 +124,8 @@ def random_labels(*shape: int, seed: int = 0) -> Tensor:
     """About a third of ones; the first two entries are a positive and a negative."""
     generator = torch.Generator().manual_seed(seed + 1000)
     labels = (torch.rand(*shape, generator=generator) < 0.35).long()
-    labels[0], labels[1] = 1, 0
+    labels[0] = 1
+    labels[1:2] = 0  # of a batch of one: nothing
     return labels
 
 

@@ -11,7 +11,7 @@ from libauc.losses.xc import EntLossClassification
 from torch import Tensor
 
 import xrisk_ext as xr
-from xrisk_ext import CompositionalEntropicLoss, reference
+from xrisk_ext import CompositionalEntropicLoss, libauc, reference
 
 NUM_SAMPLES, CLASSES, DIM = 12, 9, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -88,6 +88,43 @@ def test_libauc_agrees(method: str) -> None:
         assert_same(found[1:], wanted)
         seen = theirs.nu[:, 0] != 0
         assert_same([loss.state.value[seen]], [theirs.nu[seen, 0]])
+
+
+@pytest.mark.parametrize("is_scent", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_dropin_takes_one_step_of_what_it_composes_elsewhere(
+    is_scent: bool, training: bool
+) -> None:
+    fused, composed = (
+        libauc.EntLossClassification(NUM_SAMPLES, 0.4, 0.6, is_scent, 1.3).double().train(training)
+        for _ in range(2)
+    )
+    for seed in range(3):
+        *_, index = batch(seed)
+        index[2:3] = 3 + seed  # id 3 comes back
+        logits = randn(7, 40, seed=seed).requires_grad_()
+        value, other = fused(logits, index)["loss"], composed._composed(logits, index)
+        assert_same([value], [other])
+        assert_same(torch.autograd.grad(value, logits), torch.autograd.grad(other, logits))
+    assert_same([fused.nu], [composed.nu])
+    assert bool((fused.nu != 0).any()) == training
+
+
+def test_the_dropin_refuses_bad_input_before_anything_is_written() -> None:
+    loss = libauc.EntLossClassification(NUM_SAMPLES)
+    logits, index = randn(7, 5), torch.arange(7)
+    for error, match, arguments in [
+        (TypeError, "logits", (logits.long(), index)),
+        (ValueError, "logits", (logits[:, :0], index)),
+        (ValueError, "index", (logits, index[1:])),
+        (IndexError, "index", (logits, index + NUM_SAMPLES)),
+    ]:
+        with pytest.raises(error, match=match):
+            loss(*arguments)
+    assert not bool(loss.nu.any())
+    logits[1, 2] = math.nan
+    assert loss(logits, index)["loss"].isnan()
+    assert (loss.nu[:7, 0] == 0).tolist() == [k == 1 for k in range(7)]
 
 
 @pytest.mark.parametrize("how", ["no state", "gamma=1", "eval"])

@@ -88,8 +88,8 @@ def test_pairwise_sums_agree_with_the_cpu(
         weights = torch.rand(channels, m, generator=generator, dtype=dtype)
         results = []
         for device in ("cpu", "cuda"):
-            x = anchors.to(device).requires_grad_()
-            y = items.to(device).requires_grad_()
+            x = anchors.detach().to(device).requires_grad_()
+            y = items.detach().to(device).requires_grad_()
             sums = xr.ops.pairwise_sums(
                 x, y, item_weights=weights.to(device), surrogate=surrogate, scale=1.5,
                 algorithm=algorithm,
@@ -116,7 +116,7 @@ def test_pairwise_log_sums_agree_with_the_cpu(surrogate: str, algorithm: Any) ->
     weights = torch.randint(3, (1000,), generator=generator).float()
     results = []
     for device in ("cpu", "cuda"):
-        x, y = (t.to(device).requires_grad_() for t in (anchors, items))
+        x, y = (t.detach().to(device).requires_grad_() for t in (anchors, items))
         sums = xr.ops.pairwise_log_sums(
             x, y, item_weights=weights.to(device), surrogate=surrogate, temperature=0.1,
             algorithm=algorithm,
@@ -134,7 +134,7 @@ def test_long_lists_agree_with_the_cpu(name: str) -> None:
     relevance = torch.randint(3, (2, 9000), generator=generator)
     results = []
     for device in ("cpu", "cuda"):
-        h = scores.to(device).requires_grad_()
+        h = scores.detach().to(device).requires_grad_()
         value = getattr(xr, name)(temperature=0.1).to(device)(h, relevance.to(device))
         value.backward()
         results.append([t.detach().cpu() for t in (value, h.grad) if t is not None])
@@ -170,7 +170,7 @@ def test_topk_threshold_agrees_with_the_cpu(shape: tuple[int, int], method: Any)
     for x, rows in ((scores, None), (scores.flatten(), offsets)):
         results = []
         for device in ("cpu", "cuda"):
-            leaf = x.to(device).requires_grad_()
+            leaf = x.detach().to(device).requires_grad_()
             ours = None if rows is None else rows.to(device)
             value = xr.ops.topk_threshold(leaf, 7, method=method, offsets=ours)
             value.nan_to_num(neginf=0.0).sum().backward()

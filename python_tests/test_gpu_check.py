@@ -52,3 +52,35 @@ def test_the_races_of_every_stage_exist(
         assert command[:4] == [sys.executable, "-m", "xrisk_ext", "bench"]
         assert bench([*command[4:], "--list"]) == 0, shlex.join(command)
     assert "B=4096" in capsys.readouterr().out
+
+
+def test_the_table_has_the_stages_and_the_kernels(gpu_check: ModuleType) -> None:
+    case = {"ms": 0.2, "graph_ms": 0.0051, "launches": 3, "limit_ms": 0.001, "bound": "bytes"}
+    cases = {"AP 448": case, "AP 9": {"error": "RuntimeError: no\nmore"}}
+    stages = {
+        "build": {"passed": True, "seconds": 3.5},
+        "kernels": {"passed": False, "counts": {"passed": 3, "failed": 1}, "tail": "long"},
+        "profile": {"passed": True, "cases": cases, "rates_per_ms": {"bytes": 4.1e9}},
+    }
+    report = {"machine": {"gpu": "Card", "torch": "2"}, "taken": "today", "stages": stages}
+    lines = gpu_check.table(report).splitlines()
+    assert "| build | passed | 3.5 |  |" in lines
+    assert "| kernels | FAILED | - | 3 passed, 1 failed |" in lines
+    assert "| AP 448 | 5.1 us | 200 us | 3 | 1 us | bytes |" in lines
+    assert "| AP 9 | RuntimeError: no | | | | |" in lines
+
+
+def test_linked_programs_are_run_one_by_one(
+    gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, status in (("test_good", 0), ("test_bad", 3), ("other", 1)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name}\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(gpu_check, "programs", tmp_path)
+    found = gpu_check.kernels({})
+    assert found["counts"] == {"passed": 1, "failed": 1} and not found["passed"]
+    assert found["tail"] == "test_bad\n"
+    (tmp_path / "test_bad").unlink()
+    assert gpu_check.kernels({})["passed"]
+    (tmp_path / "test_good").unlink()
+    assert not gpu_check.kernels({})["passed"], "nothing was run"

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from embedding_op_inputs import EMBEDDING_INPUTS, Arguments
+from embedding_op_inputs import scalar as _scalar
 from helpers import SCALE, randn, random_labels
 
 import xrisk_ext  # noqa: F401  (registers the ops)
@@ -15,11 +17,6 @@ OPS = sorted(
     for name in torch._C._dispatch_get_all_op_names()
     if name.startswith(NAMESPACE)
 )
-Arguments = tuple[Any, ...]
-
-
-def _scalar(value: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.tensor(value, dtype=dtype)
 
 
 def _pairs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,69 +107,6 @@ def _topk_threshold_gradient() -> list[Arguments]:
         _, roots = torch.ops.xrisk_ext.topk_threshold(scores, *rest)
         inputs.append((scores, roots, torch.ones_like(roots), *rest))
     return inputs
-
-
-def _contrastive_log_sums_rows() -> list[Arguments]:
-    q, k, exclude = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.tensor([0, -1, 5, 5])
-    return [
-        (q, k, _scalar(0.5), None),
-        (q.float(), k.float(), _scalar(0.5), exclude),
-        (q.half(), k.bfloat16(), randn(4).abs() + 0.1, exclude[:, None].int()),
-        (q[:0], k, _scalar(0.5), None),
-    ]
-
-
-def _contrastive_log_sums_gradients() -> list[Arguments]:
-    q, k, row = randn(4, 3, seed=1), randn(6, 3, seed=2), torch.ones(4, dtype=torch.float64)
-    return [
-        (q, k, _scalar(0.5), None, row, row, row, True, True),
-        (q.float(), k.float(), _scalar(0.5), None, row.float(), row, row, True, False),
-        (q.half(), k.half(), row.float(), torch.zeros(4, 2).long(), row, row, row, False, True),
-        (q, k[:0], _scalar(0.5), None, row, row, row, True, True),
-    ]
-
-
-def _info_nce_step() -> list[Arguments]:
-    a, b = randn(4, 3, seed=1), randn(4, 3, seed=2)
-    return [
-        (a, b, _scalar(0.5), None, None, False, False, True, True),
-        (a.float(), b.float(), _scalar(0.5), _scalar(9.0), None, False, False, True, True),
-        (a.half(), b.bfloat16(), _scalar(0.5, torch.float32), None, None, True, False, False, True),
-        (a, b, _scalar(0.5), None, None, False, True, True, False),
-        (a, b, _scalar(0.5), None, torch.tensor([2, 0, 2, 2]), False, False, True, True),
-        (a[:1], b[:1], _scalar(0.5), None, None, True, False, True, True),
-    ]
-
-
-def _contrastive_step_() -> list[Arguments]:
-    """Views, index, state, temperatures, momenta, gamma, temperature, eta; beta, second_beta,
-    slope_limit, lowest, highest, rho, epsilon; bimodal, normalize, per_view, relative,
-    temperature_weighted; update_state, needs_gradient.
-    """
-
-    def state(sides: int, value: float = -torch.inf) -> torch.Tensor:
-        return torch.full((sides, 6), value)
-
-    def three(sides: int) -> tuple[torch.Tensor, ...]:
-        return state(sides), state(sides, 0.2), state(sides, 0.0)
-
-    first, second, index = randn(5, 3, seed=1), randn(5, 3, seed=2), torch.tensor([0, 1, 2, 5, 1])
-    learnt, half = first.clone().requires_grad_(), second.half().requires_grad_()
-    schedules, rest = (_scalar(0.3), _scalar(0.2), _scalar(0.01)), (0.05, 0.7, 0.3, 0.0)
-    numbers, adam = (*schedules, 0.9, 0.0, torch.inf, *rest), (*schedules, 0.1, 0.001, 5.0, *rest)
-    tau = torch.tensor(0.2, requires_grad=True)
-    learned = (*numbers[:1], tau, *numbers[2:])
-    one, own = (False, True, False, False, True), (False, True, False, True, True)
-    two = (True, True, False, True, True)
-    return [
-        (first, second, index, state(1), None, None, *numbers, *one, True, True),
-        (learnt, half, index.int(), *three(1), *numbers, *own, True, True),
-        (learnt, second, index, state(2), None, None, *learned, *two, True, True),
-        (learnt, half, index, *three(2), *numbers, *two, False, True),
-        (learnt, half, index, state(2), state(2, 0.2), state(6, 0.0), *adam, *two, True, True),
-        (first.half(), half, None, None, None, None, *numbers, *one, True, False),
-        (first[:1], second[:1], index[:1], state(1), None, None, *numbers, *one, True, True),
-    ]
 
 
 def _score_step_() -> list[Arguments]:
@@ -348,7 +282,46 @@ def _cross_entropy_step() -> list[Arguments]:
     ]
 
 
+def _pooled_margin_step_() -> list[Arguments]:
+    """needs_gradient, values, denominators, labels, index, state, state_denominators, a, b, alpha,
+    gamma, tau.
+    """
+    values, divisors, labels = randn(6).abs() + 0.1, randn(6, seed=1).abs() + 0.1, random_labels(6)
+    learnt, index = values.clone().requires_grad_(), torch.tensor([0, 1, 2, 3, 3, 4])
+    numbers = (randn(1), randn(1, seed=1), randn(1, seed=2).abs(), _scalar(0.4), 0.3)
+    half = learnt.detach().half()[:, None].requires_grad_()
+
+    def state(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.ones(6, dtype=dtype)
+
+    return [
+        (True, learnt, None, labels, index, state(), None, *numbers),
+        (True, half, divisors, labels > 0, index.int(), state(), state(), *numbers),
+        (False, values, divisors, labels, index, state(torch.float64),
+         state(torch.float64), *numbers),
+        (True, learnt, None, labels, None, None, None, *numbers),
+        (True, learnt[:0], None, labels[:0], index[:0], state(), None, *numbers),
+    ]  # fmt: skip
+
+
+def _ranked_precision_step() -> list[Arguments]:
+    """needs_gradient, scores, labels, values, chosen, index, state, scale, margin, top_k, count,
+    surrogate, algorithm.
+    """
+    scores, labels, values = randn(7, 3), random_labels(7, 3), randn(3)
+    learnt, index, state = scores.clone().requires_grad_(), torch.arange(7), torch.ones(3, 8, 2)
+    chosen, rest = torch.tensor([True, False, True]), (_scalar(SCALE), 0.5, 2.0)
+    return [
+        (True, learnt, labels, values, None, index, state, *rest, 3, 1, 0),
+        (True, learnt.float(), labels > 0, values, chosen, index, state, *rest, 2, 4, 1),
+        (False, scores.half(), labels, values.float(), None, index, state, *rest, 3, 1, 0),
+        (True, learnt, labels, values, None, None, None, *rest, 3, 6, 0),
+        (True, learnt[:0], labels[:0], values, None, index[:0], state, *rest, 3, 1, 0),
+    ]
+
+
 INPUTS: dict[str, Callable[[], list[Arguments]]] = {
+    **EMBEDDING_INPUTS,
     "pairwise_sums_rows": _pairwise_sums_rows,
     "pairwise_sums_columns": _pairwise_sums_columns,
     "pairwise_log_sums_rows": _pairwise_log_sums_rows,
@@ -358,14 +331,12 @@ INPUTS: dict[str, Callable[[], list[Arguments]]] = {
     "topk_threshold": _topk_threshold,
     "topk_threshold_gradient": _topk_threshold_gradient,
     "partial_auc_step_": _partial_auc_step_,
-    "contrastive_log_sums_rows": _contrastive_log_sums_rows,
-    "info_nce_step": _info_nce_step,
-    "contrastive_log_sums_gradients": _contrastive_log_sums_gradients,
-    "contrastive_step_": _contrastive_step_,
     "score_step_": _score_step_,
     "listwise_step": _listwise_step,
     "ranking_step_": _ranking_step_,
     "auc_margin_step": _auc_margin_step,
+    "pooled_margin_step_": _pooled_margin_step_,
+    "ranked_precision_step": _ranked_precision_step,
     "cross_entropy_step": _cross_entropy_step,
     "sort_descending": _sort_descending,
     "curve_sums": _curve_sums,
@@ -432,6 +403,7 @@ def test_no_output_shares_memory_with_an_input_or_another_output(name: str) -> N
     for arguments in INPUTS[name]():
         results = overload(name)(*arguments)
         outputs = results if isinstance(results, tuple) else (results,)
+        outputs = () if results is None else outputs
         flat = [x for a in arguments for x in (a if isinstance(a, list) else (a,))]
         tensors = [t for t in (*flat, *outputs) if isinstance(t, torch.Tensor) and t.numel()]
         starts = [t.untyped_storage().data_ptr() for t in tensors]

@@ -16,11 +16,27 @@ XRISK_HD float select(bool condition, float a, float b) { return condition ? a :
 XRISK_HD double select(bool condition, double a, double b) { return condition ? a : b; }
 
 // max(x, 0) that keeps a NaN (x < 0 is false for it).
-XRISK_HD float positive_part(float x) { return x < 0.0f ? 0.0f : x; }
+XRISK_HD float positive_part(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float part;  // one instruction instead of three
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(part) : "f"(x));
+  return part;
+#else
+  return x < 0.0f ? 0.0f : x;
+#endif
+}
 XRISK_HD double positive_part(double x) { return x < 0.0 ? 0.0 : x; }
 
 // min(x, 0), as well.
-XRISK_HD float negative_part(float x) { return x > 0.0f ? 0.0f : x; }
+XRISK_HD float negative_part(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float part;
+  asm("min.NaN.f32 %0, %1, 0f00000000;" : "=f"(part) : "f"(x));
+  return part;
+#else
+  return x > 0.0f ? 0.0f : x;
+#endif
+}
 XRISK_HD double negative_part(double x) { return x > 0.0 ? 0.0 : x; }
 
 XRISK_HD float absolute(float x) { return fabsf(x); }
@@ -28,8 +44,16 @@ XRISK_HD double absolute(double x) { return fabs(x); }
 XRISK_HD float exponential(float x) { return expf(x); }
 XRISK_HD double exponential(double x) { return exp(x); }
 
-// 1 / x for x in [1, 3].
-XRISK_HD float reciprocal(float x) { return 1.0f / x; }
+// 1 / x for x from 1 to 2^126; on CUDA to an ulp.
+XRISK_HD float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  return inverse;
+#else
+  return 1.0f / x;
+#endif
+}
 XRISK_HD double reciprocal(double x) { return 1.0 / x; }
 
 // log(1 + q) for q in [0, 1].

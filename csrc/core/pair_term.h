@@ -32,7 +32,7 @@ XRISK_HD void unscaled_surrogate(const Phi& phi, V d, V& value, V& slope) {
 template <class T, class Phi>
 struct PlainTerm {
   Phi phi;
-  double slope_scale() const { return kSlopeScale<Phi>; }
+  XRISK_HD double slope_scale() const { return kSlopeScale<Phi>; }
   template <class V>
   XRISK_HD void unscaled(V d, V /*shift*/, V& value, V& slope) const {
     unscaled_surrogate(phi, d, value, slope);
@@ -49,7 +49,7 @@ template <class T, class Phi>
 struct ExponentialTerm {
   Phi phi;
   T inverse_temperature;
-  double slope_scale() const { return kSlopeScale<Phi> * inverse_temperature; }
+  XRISK_HD double slope_scale() const { return kSlopeScale<Phi> * inverse_temperature; }
   template <class V>
   XRISK_HD void unscaled(V d, V shift, V& value, V& slope) const {
     V inner_value, inner_slope;
@@ -69,7 +69,7 @@ struct ExponentialTerm {
 template <class T, class Phi>
 struct ExcessTerm {
   Phi phi;
-  double slope_scale() const { return kSlopeScale<Phi>; }
+  XRISK_HD double slope_scale() const { return kSlopeScale<Phi>; }
   template <class V>
   XRISK_HD void unscaled(V d, V shift, V& value, V& slope) const {
     V inner_value, inner_slope;
@@ -89,7 +89,7 @@ struct ExcessTerm {
 template <class T, class Phi>
 struct AboveTerm {
   Phi phi;
-  double slope_scale() const { return 1.0; }
+  XRISK_HD double slope_scale() const { return 1.0; }
   template <class V>
   XRISK_HD void unscaled(V d, V shift, V& value, V& slope) const {
     (*this)(d, shift, value, slope);

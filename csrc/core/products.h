@@ -6,13 +6,14 @@
 namespace xrisk {
 
 // c [m, n] = a [m, k] b [k, n], or c += a b. A transposed factor is stored [k, m] or [n, k].
-template <class T>
+// Factors may be 16-bit numbers: their products are exact in float32, in which they are summed.
+template <class T, class Factor = T>
 struct MatrixProduct {
   int64_t m = 0, n = 0, k = 0;
-  const T* a = nullptr;
+  const Factor* a = nullptr;
   int64_t a_stride = 0;  // between the stored rows
   bool a_transposed = false;
-  const T* b = nullptr;
+  const Factor* b = nullptr;
   int64_t b_stride = 0;
   bool b_transposed = false;
   T* c = nullptr;
@@ -22,11 +23,13 @@ struct MatrixProduct {
 
 // On the CPU called from inside the tasks of an Executor: one product runs on one thread. On CUDA
 // the product goes to the stream of the kernels.
-template <class T>
+template <class T, class Factor = T>
 class Products {
  public:
   virtual ~Products() = default;
-  virtual void multiply(const MatrixProduct<T>& product) const = 0;
+  virtual void multiply(const MatrixProduct<T, Factor>& product) const = 0;
 };
+
+using HalfProducts = Products<float, uint16_t>;
 
 }  // namespace xrisk

@@ -171,6 +171,10 @@ struct Kernels {
                         int64_t* above);
   ListKernels<T> lists;
   void (*cross_entropy)(const CrossEntropyRange<T>&, int64_t begin, int64_t end);
+  // Of logits [rows, width], see softmax_inl.h; `out` may be null.
+  void (*row_exponentials)(const T* x, int64_t rows, int64_t width, T* out, double* peaks,
+                           double* masses);
+  void (*scale_rows)(const T* factors, int64_t rows, int64_t width, T* out);
 };
 
 // Entries of a state on their way through a blend. `old` and `values` are read up to `count`; the

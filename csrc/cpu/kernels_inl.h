@@ -13,6 +13,7 @@
 #include "cpu/select_inl.h"
 #include "cpu/smooth_inl.h"
 #include "cpu/soft_inl.h"
+#include "cpu/softmax_inl.h"
 #include "cpu/sums_inl.h"
 #include "cpu/threshold_inl.h"
 #include "cpu/tile_inl.h"
@@ -21,13 +22,14 @@ namespace xrisk::cpu::XRISK_ISA {
 
 template <class T>
 XRISK_HD constexpr Kernels<T> make_kernels() {
-  return {direct_rows<T>,     direct_columns<T>,      threshold_rows<T>,     threshold_columns<T>,
-          rank_items<T>,      accumulate_moments<T>,  evaluate_intervals<T>, power_sums<T>,
-          exponential_sum<T>, scaled_exponentials<T>, largest_magnitude<T>,  score_range<T>,
-          smooth_bins<T>,     smooth_moments<T>,      smooth_translate<T>,   smooth_rows<T>,
-          smooth_columns<T>,  smooth_scan<T>,         surrogate<T>,          split_range<T>,
-          select_in_row<T>,   find_first<T>,          soft_sums<T>,          soft_slopes<T>,
-          near_items<T>,      make_list_kernels<T>(), cross_entropy_range<T>};
+  return {direct_rows<T>,     direct_columns<T>,      threshold_rows<T>,      threshold_columns<T>,
+          rank_items<T>,      accumulate_moments<T>,  evaluate_intervals<T>,  power_sums<T>,
+          exponential_sum<T>, scaled_exponentials<T>, largest_magnitude<T>,   score_range<T>,
+          smooth_bins<T>,     smooth_moments<T>,      smooth_translate<T>,    smooth_rows<T>,
+          smooth_columns<T>,  smooth_scan<T>,         surrogate<T>,           split_range<T>,
+          select_in_row<T>,   find_first<T>,          soft_sums<T>,           soft_slopes<T>,
+          near_items<T>,      make_list_kernels<T>(), cross_entropy_range<T>, row_exponentials<T>,
+          scale_rows<T>};
 }
 
 template <class T>

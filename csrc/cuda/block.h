@@ -146,37 +146,66 @@ __device__ __forceinline__ T block_inclusive_scan(T value, T identity, F combine
 
 // ---------------------------------------------------------------------------------------- sort
 
-// Sorts keys[0 .. kTile) in shared memory, ascending, ties by payload (with the index as payload:
-// stable). Bitonic, in kTile / 2 pairs a step. Starts and ends with a barrier, so that tiles may be
-// filled just before and read just after. Keys that do not order (NaN) are the caller's to avoid.
+// Of `size` ascending keys, a power of two, how many are below `key`, or with ties up to it.
+template <class Key>
+__device__ __forceinline__ int count_before(const Key* keys, int size, Key key, bool with_ties) {
+  const auto before = [&](Key other) { return other < key || (with_ties && !(key < other)); };
+  int found = 0;
+  for (int step = size / 2; step > 0; step /= 2) {
+    if (before(keys[found + step - 1])) found += step;
+  }
+  return found + (before(keys[found]) ? 1 : 0);
+}
+
+// Sorts keys[0 .. kTile) in shared memory with their payloads, ascending, stable. Each warp ranks
+// runs of 32 by comparing all; then runs are merged in pairs, every entry searching its place in
+// the other run: log2(kTile / 32) barriers. The spare arrays are scratch. Starts and ends with a
+// barrier, so that tiles may be filled just before and read just after. Keys that do not order
+// (NaN) are the caller's to avoid.
 template <int kBlock, int kTile, class Key, class Payload>
-__device__ __forceinline__ void block_sort(Key* keys, Payload* payloads) {
-  static_assert(kBlock % 32 == 0 && kTile >= 2 && (kTile & (kTile - 1)) == 0);
-  bool across_warps = true;  // whether the step before touched other warps' pairs
-  for (int run = 2; run <= kTile; run *= 2) {
-    for (int stride = run / 2; stride > 0; stride /= 2) {
-      // 32 pairs of stride <= 32 lie in 64 neighbours, which stay with one warp
-      if (across_warps || stride > 32) {
-        __syncthreads();
-      } else {
-        __syncwarp();
-      }
-      across_warps = stride > 32;
-      for (int pair = static_cast<int>(threadIdx.x); pair < kTile / 2; pair += kBlock) {
-        const int low = 2 * pair - (pair & (stride - 1)), high = low + stride;
-        const Key a = keys[low], b = keys[high];
-        const Payload pa = payloads[low], pb = payloads[high];
-        const bool descending = b < a || (!(a < b) && pb < pa);
-        if (descending == ((low & run) == 0)) {
-          keys[low] = b;
-          keys[high] = a;
-          payloads[low] = pb;
-          payloads[high] = pa;
-        }
-      }
+__device__ __forceinline__ void block_sort(Key* keys, Payload* payloads, Key* spare_keys,
+                                           Payload* spare_payloads) {
+  static_assert(kBlock % 32 == 0 && kTile >= 32 && (kTile & (kTile - 1)) == 0);
+  int rounds = 0;
+  for (int run = 32; run < kTile; run *= 2) ++rounds;
+  Key* from = rounds % 2 == 0 ? keys : spare_keys;  // the last round writes to `keys`
+  Payload* payloads_from = rounds % 2 == 0 ? payloads : spare_payloads;
+  Key* to = rounds % 2 == 0 ? spare_keys : keys;
+  Payload* payloads_to = rounds % 2 == 0 ? spare_payloads : payloads;
+  __syncthreads();
+  const int lane = lane_index();
+  for (int run = 32 * warp_index(); run < kTile; run += kBlock) {
+    const Key key = keys[run + lane];
+    const Payload payload = payloads[run + lane];
+    int rank = 0;
+#pragma unroll
+    for (int k = 0; k < 32; ++k) {
+      const Key other = __shfl_sync(kWholeWarp, key, k);
+      rank += other < key || (k < lane && !(key < other)) ? 1 : 0;
     }
+    __syncwarp();  // all have read, where the places are the same
+    from[run + rank] = key;
+    payloads_from[run + rank] = payload;
   }
   __syncthreads();
+  for (int run = 32; run < kTile; run *= 2) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kBlock) {
+      const Key key = from[i];
+      const int pair = i & -(2 * run);  // where the two runs begin
+      const bool later = (i & run) != 0;
+      const int before = count_before(from + pair + (later ? 0 : run), run, key, later);
+      const int place = pair + (i & (run - 1)) + before;
+      to[place] = key;
+      payloads_to[place] = payloads_from[i];
+    }
+    __syncthreads();
+    Key* const written = to;
+    Payload* const payloads_written = payloads_to;
+    to = from;
+    payloads_to = payloads_from;
+    from = written;
+    payloads_from = payloads_written;
+  }
 }
 
 // ------------------------------------------------------------------------------ the last block

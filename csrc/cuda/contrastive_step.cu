@@ -1,9 +1,8 @@
 // Composes the contrastive step on one stream: embeddings, similarities and their sums, the
 // averages, the rule, the gradients.
-#include <algorithm>
-
 #include "cuda/contrastive_step_kernels.h"
 #include "cuda/moving_average.h"
+#include "cuda/step_similarities.h"
 #include "cuda/workspace.h"
 
 namespace xrisk::cuda {
@@ -41,6 +40,7 @@ StepSpace<T> carve(const ContrastiveStep<T, State>& call, Carver& carver) {
   space.positives = carver.take<double>(batch);
   space.shared = carver.take<double>(batch);
   space.constants = carver.take<double>(3);
+  space.not_finite = carver.take<int>(1);
   space.seen = carver.take<AnchorExponents>(anchors);
   space.index = carver.take<int64_t>(anchors);
   space.exclude = carver.take<int64_t>(2 * anchors);
@@ -48,8 +48,6 @@ StepSpace<T> carve(const ContrastiveStep<T, State>& call, Carver& carver) {
        {&space.inverses, &space.shifts, &space.weights, &space.pulls, &space.sums.peaks}) {
     *each = carver.take<T>(anchors);
   }
-  const int64_t side = std::min(call.block, call.bimodal ? batch : anchors);
-  space.block = carver.take<T>(side * side);
   return space;
 }
 
@@ -58,73 +56,66 @@ size_t average_bytes(const ContrastiveStep<T, State>& call) {
   return moving_average_workspace_bytes(average_of(call, call.state, StepSpace<T>{}));
 }
 
-template <class T, class State>
+// `All`: PlainSimilarities or HalfStepSimilarities.
+template <class T, class State, class All>
 class Step {
  public:
-  Step(const ContrastiveStep<T, State>& call, const Products<T>& products, void* workspace,
+  using Lent = typename All::Lent;
+
+  // Without products: to learn what it takes of the carver.
+  Step(const ContrastiveStep<T, State>& call, const Lent* products, Carver& carver,
        cudaStream_t stream)
-      : call_(call), products_(products), stream_(stream) {
-    Carver carver(workspace);
-    step_.call = call;
-    step_.space = carve(call, carver);
-    average_bytes_ = average_bytes(call);
-    average_space_ = carver.take<char>(static_cast<int64_t>(average_bytes_));
+      : call_(call),
+        products_(products),
+        stream_(stream),
+        step_{call, carve(call, carver), 0, 0.0, 0.0},
+        average_bytes_(average_bytes(call)),
+        average_space_(carver.take<char>(static_cast<int64_t>(average_bytes_))),
+        similarities_(call, step_.space.exclude, carver) {
     step_.anchors = 2 * call.batch;
     const double rest = static_cast<double>(call.batch - 1);
     step_.count = call.bimodal ? rest : 2 * rest;
     step_.share = 1.0 / static_cast<double>(call.bimodal ? 2 * call.batch : call.batch);
-    const StepSpace<T>& space = step_.space;
-    problem_.symmetric = !call.bimodal;
-    problem_.x = call.embeddings;
-    problem_.y = call.bimodal ? call.embeddings + call.batch * call.width : call.embeddings;
-    problem_.rows = problem_.columns = call.bimodal ? call.batch : step_.anchors;
-    problem_.width = call.width;
-    problem_.exclude = space.exclude;
-    problem_.exclusions = call.bimodal ? 1 : 2;
-    problem_.block = space.block;
-    problem_.block_rows = problem_.block_columns = std::min(call.block, problem_.rows);
   }
 
   cudaError_t run() {
-    embed();
+    const StepSpace<T>& space = step_.space;
+    similarities_.embed(space.norms, space.positives, stream_);
     XRISK_LAUNCH((prepare_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
                  step_);
-    const StepSpace<T>& space = step_.space;
-    const int64_t batch = call_.batch;
-    const ExpSums<T> columns{space.sums.peaks + batch, space.sums.masses + batch,
-                             space.sums.moments + batch};
-    cudaError_t error =
-        launch_similarity_sums(problem_, space.inverses, space.sums, space.inverses + batch,
-                               call_.bimodal ? columns : ExpSums<T>{}, products_, stream_);
+    cudaError_t error = similarities_.sums(space.inverses, space.sums, *products_, stream_);
     if (error != cudaSuccess) return error;
-    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
-    XRISK_LAUNCH((settle_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    error = average();
-    if (error != cudaSuccess) return error;
-    const bool shared = !call_.bimodal && !call_.per_view;
-    XRISK_LAUNCH((rule_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_, step_,
-                 shared);
-    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    XRISK_LAUNCH((balance_kernel<T, State>), blocks_for(batch), kThreads, 0, stream_, step_);
+    const bool shared = !call_.bimodal && !call_.per_view, few = step_.anchors <= call_.few_anchors;
+    const bool averages = call_.state != nullptr;
+    const auto phase = [&](Phase which) {
+      if (few) {
+        XRISK_LAUNCH((few_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_, which,
+                     shared);
+      } else {
+        XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
+                     step_, which, shared);
+      }
+    };
+    if (!few) {
+      XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                   step_);
+    }
+    phase(averages ? Phase::kBefore : Phase::kBoth);
+    if (averages) {
+      error = average();
+      if (error != cudaSuccess) return error;
+      phase(Phase::kAfter);
+    }
+    if (!few) {
+      XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
+    }
     if (call_.temperatures != nullptr && call_.write_state) error = step_temperatures();
     if (error != cudaSuccess || call_.gradient == nullptr) return error;
-    return differentiate();
+    const PairWeights<T> weights{space.inverses, space.sums.peaks, space.shifts, space.weights};
+    return similarities_.gradients(weights, space.pulls, space.norms, *products_, stream_);
   }
 
  private:
-  void embed() {
-    const int64_t batch = call_.batch, half = batch * call_.width;
-    const unsigned blocks = blocks_for(32 * batch);
-    for (int view = 0; view < 2; ++view) {
-      XRISK_LAUNCH((normalize_kernel<T>), blocks, kThreads, 0, stream_,
-                   view == 0 ? call_.view1 : call_.view2, batch, call_.width, call_.normalize,
-                   call_.embeddings + view * half, step_.space.norms + view * batch);
-    }
-    XRISK_LAUNCH((dots_kernel<T>), blocks, kThreads, 0, stream_, call_.embeddings,
-                 call_.embeddings + half, batch, call_.width, step_.space.positives);
-  }
-
   // `stored` is not `observed`: entries of one id read each other's observations.
   cudaError_t update(State* state, const double* observed, const double* gamma, bool log_domain,
                      bool write, double* stored) {
@@ -139,7 +130,6 @@ class Step {
 
   cudaError_t average() {
     const StepSpace<T>& space = step_.space;
-    if (call_.state == nullptr) return cudaGetLastError();
     if (call_.bimodal) {
       return update(call_.state, space.log_means, call_.gamma, true, call_.write_state,
                     space.log_u);
@@ -175,47 +165,18 @@ class Step {
     return update(call_.temperatures, space.values, space.constants + 1, false, true, space.totals);
   }
 
-  cudaError_t differentiate() {
-    const StepSpace<T>& space = step_.space;
-    const int64_t batch = call_.batch;
-    const PairWeights<T> rows{space.inverses, space.sums.peaks, space.shifts, space.weights};
-    const PairWeights<T> columns{space.inverses + batch, space.sums.peaks + batch,
-                                 space.shifts + batch, space.weights + batch};
-    const cudaError_t error = launch_similarity_gradients(
-        problem_, rows, call_.bimodal ? columns : PairWeights<T>{},
-        problem_.block_rows == problem_.rows, call_.gradient,
-        call_.bimodal ? call_.gradient + batch * call_.width : nullptr, products_, stream_);
-    if (error != cudaSuccess) return error;
-    XRISK_LAUNCH((finish_kernel<T>), blocks_for(32 * step_.anchors), kThreads, 0, stream_,
-                 call_.embeddings, space.pulls, space.norms, batch, call_.width, call_.normalize,
-                 call_.gradient);
-    return cudaGetLastError();
-  }
-
   const ContrastiveStep<T, State>& call_;
-  const Products<T>& products_;
+  const Lent* products_;
   cudaStream_t stream_;
   StepAnchors<T, State> step_;
-  Similarities<T> problem_;
-  size_t average_bytes_ = 0;
-  void* average_space_ = nullptr;
+  size_t average_bytes_;
+  void* average_space_;
+  All similarities_;
 };
 
-}  // namespace
-
-template <class T, class State>
-size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call) {
-  if (call.batch < 2) return 0;
-  Carver carver(nullptr);
-  carve(call, carver);
-  carver.take<char>(static_cast<int64_t>(average_bytes(call)));
-  return carver.used();
-}
-
-template <class T, class State>
-cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>& call,
-                                    const Products<T>& products, void* workspace,
-                                    size_t workspace_bytes, cudaStream_t stream) {
+template <class All, class T, class State>
+cudaError_t launch_step(const ContrastiveStep<T, State>& call, const typename All::Lent& products,
+                        void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   if (call.batch < 2) {
     const size_t bytes = static_cast<size_t>(2 * call.batch * call.width) * sizeof(T);
     cudaError_t error = cudaMemsetAsync(call.value, 0, sizeof(T), stream);
@@ -224,7 +185,38 @@ cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>& call,
     return cudaMemsetAsync(call.gradient, 0, bytes, stream);
   }
   if (workspace_bytes < contrastive_step_workspace_bytes(call)) return cudaErrorInvalidValue;
-  return Step<T, State>(call, products, workspace, stream).run();
+  Carver carver(workspace);
+  return Step<T, State, All>(call, &products, carver, stream).run();
+}
+
+}  // namespace
+
+template <class T, class State>
+size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call) {
+  if (call.batch < 2) return 0;
+  Carver carver(nullptr);
+  if constexpr (std::is_same_v<T, float>) {
+    if (call.half_view1 != nullptr) {
+      Step<T, State, HalfStepSimilarities>(call, nullptr, carver, nullptr);
+      return carver.used();
+    }
+  }
+  Step<T, State, PlainSimilarities<T>>(call, nullptr, carver, nullptr);
+  return carver.used();
+}
+
+template <class T, class State>
+cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>& call,
+                                    const Products<T>& products, void* workspace,
+                                    size_t workspace_bytes, cudaStream_t stream) {
+  return launch_step<PlainSimilarities<T>>(call, products, workspace, workspace_bytes, stream);
+}
+
+template <class State>
+cudaError_t launch_contrastive_step(const ContrastiveStep<float, State>& call,
+                                    const HalfProducts& products, void* workspace,
+                                    size_t workspace_bytes, cudaStream_t stream) {
+  return launch_step<HalfStepSimilarities>(call, products, workspace, workspace_bytes, stream);
 }
 
 #define XRISK_INSTANTIATE(T, State)                                                   \
@@ -236,5 +228,9 @@ XRISK_INSTANTIATE(float, double)
 XRISK_INSTANTIATE(double, float)
 XRISK_INSTANTIATE(double, double)
 #undef XRISK_INSTANTIATE
+template cudaError_t launch_contrastive_step(const ContrastiveStep<float, float>&,
+                                             const HalfProducts&, void*, size_t, cudaStream_t);
+template cudaError_t launch_contrastive_step(const ContrastiveStep<float, double>&,
+                                             const HalfProducts&, void*, size_t, cudaStream_t);
 
 }  // namespace xrisk::cuda

@@ -10,20 +10,36 @@
 
 #include "core/contrastive.h"
 #include "core/info_nce.h"
+#include "cuda/half_similarity.h"
 #include "cuda/similarity.h"
 
 namespace xrisk::cuda {
 
-// An id outside [0, rows) is never read or written: its entry counts as untouched.
-template <class T, class State>
-struct ContrastiveStep {
+template <class T>
+struct ContrastiveViews {
   bool bimodal = false;
   int64_t batch = 0;
   int64_t width = 0;
   const T* view1 = nullptr;  // [B, D]
   const T* view2 = nullptr;
+  // Instead of these, of T float: 16-bit numbers, multiplied as such (cuda/half_similarity.h), or
+  // streamed (cuda/streamed_similarity.h).
+  const uint16_t* half_view1 = nullptr;
+  const uint16_t* half_view2 = nullptr;
+  bool bfloat16 = true;
+  bool streamed = false;
   bool normalize = true;
 
+  int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time
+  int64_t half_block = HalfSimilarities().block;
+  int64_t half_group = HalfSimilarities().group;
+  T* embeddings = nullptr;  // [2, B, D], scratch; not of halves
+  T* gradient = nullptr;    // [2, B, D], or null: not wanted
+};
+
+// An id outside [0, rows) is never read or written: its entry counts as untouched.
+template <class T, class State>
+struct ContrastiveStep : ContrastiveViews<T> {
   const int64_t* index = nullptr;  // [B]
   State* state = nullptr;          // [sides, rows] log u, or null
   State* temperatures = nullptr;   // [sides, rows] individual temperatures, and their momenta
@@ -44,11 +60,9 @@ struct ContrastiveStep {
   double second_beta = 0.0;  // > 0: Adam
   double slope_limit = INFINITY;
 
-  int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time
-  T* embeddings = nullptr;                  // [2, B, D], scratch
+  int64_t few_anchors = 1024;  // up to that many, one thread block does what all need
   T* value = nullptr;
   T* temperature_slope = nullptr;
-  T* gradient = nullptr;  // [2, B, D], or null: not wanted
 };
 
 template <class T, class State>
@@ -57,6 +71,12 @@ size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call);
 template <class T, class State>
 cudaError_t launch_contrastive_step(const ContrastiveStep<T, State>& call,
                                     const Products<T>& products, void* workspace,
+                                    size_t workspace_bytes, cudaStream_t stream);
+
+// Of 16-bit views.
+template <class State>
+cudaError_t launch_contrastive_step(const ContrastiveStep<float, State>& call,
+                                    const HalfProducts& products, void* workspace,
                                     size_t workspace_bytes, cudaStream_t stream);
 
 }  // namespace xrisk::cuda

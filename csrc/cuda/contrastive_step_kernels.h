@@ -1,9 +1,9 @@
-// Kernels of the contrastive step around the similarities: embeddings, and what happens per anchor.
+// Kernels of the contrastive step between the sums of similarities and their gradients: what
+// happens per anchor.
 //
-// Mapping: a warp a row of embeddings, a thread an anchor, one thread block for what needs all
-// anchors (is everything finite; the value). Bytes: the embeddings three times. Hazards: squares
-// that leave the range of a double; one anchor that is not finite must leave every state alone, so
-// that it turns all observations into NaN, which are never stored.
+// Mapping: a thread an anchor or an entry, one thread block for the value. Hazard: one anchor that
+// is not finite must leave every state alone, so that it turns all observations into NaN, which are
+// never stored.
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,6 @@
 #include "cuda/platform.h"
 
 namespace xrisk::cuda {
-
-constexpr double kNotANumber = __builtin_nan("");
 
 // What the anchors, [0, B) of view1 and [B, 2B) of view2, carry from kernel to kernel.
 template <class T>
@@ -32,6 +30,7 @@ struct StepSpace {
   double* squares;        // [2B] of the slopes, and the number of steps with each: Adam
   double* steps;          // [2B]
   double* constants;      // {beta, 1, second_beta}
+  int* not_finite;        // 1: an anchor
   int64_t* index;         // [2, B]
   int64_t* exclude;       // [2B, 2] or [B, 1]
   T* inverses;            // [2B]
@@ -39,82 +38,7 @@ struct StepSpace {
   T* weights;             // [2B]
   T* pulls;               // [2B]
   ExpSums<T> sums;        // [2B]
-  T* block;               // similarities
 };
-
-template <class T>
-__device__ __forceinline__ double square_sum(const T* x, int64_t width, double divisor) {
-  double total = 0.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    const double y = static_cast<double>(x[k]) / divisor;
-    total += y * y;
-  }
-  return warp_sum(total);
-}
-
-// A warp a row: its norm, and the row divided by it.
-template <class T>
-__global__ void normalize_kernel(const T* x, int64_t rows, int64_t width, bool normalize, T* e,
-                                 double* norms) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= rows) return;
-  const T* row = x + i * width;
-  double divisor = 1.0, squares = square_sum(row, width, divisor);
-  if (!(squares > 1e-280 && squares < 1e280)) {
-    double largest = 0.0, gap = 0.0;
-    for (int64_t k = lane_index(); k < width; k += 32) {
-      const double y = static_cast<double>(row[k]);
-      largest = fmax(largest, fabs(y));
-      gap += y - y;
-    }
-    largest = warp_max(largest);
-    gap = warp_sum(gap);  // zero where every x is finite
-    divisor = largest > 0.0 && gap == 0.0 ? largest : 1.0;
-    squares = gap == 0.0 ? square_sum(row, width, divisor) : kNotANumber;
-  }
-  const double length = sqrt(squares);
-  if (lane_index() == 0) norms[i] = normalize ? divisor * length : squares - squares + 1.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    const bool keep = !normalize || squares == 0.0;
-    e[i * width + k] =
-        keep ? row[k] : static_cast<T>(static_cast<double>(row[k]) / divisor / length);
-  }
-}
-
-// A warp a pair of rows.
-template <class T>
-__global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width, double* out) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= rows) return;
-  double total = 0.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    total += static_cast<double>(a[i * width + k]) * static_cast<double>(b[i * width + k]);
-  }
-  total = warp_sum(total);
-  if (lane_index() == 0) out[i] = total;
-}
-
-// A warp a row: the pull of the partner is added, then the gradient passes the normalisation.
-template <class T>
-__global__ void finish_kernel(const T* embeddings, const T* pulls, const double* norms,
-                              int64_t batch, int64_t width, bool normalize, T* gradient) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (i >= 2 * batch) return;
-  const T* e = embeddings + i * width;
-  const T* partner = embeddings + (i < batch ? i + batch : i - batch) * width;
-  T* g = gradient + i * width;
-  double along = 0.0;
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    g[k] += pulls[i] * partner[k];
-    along += static_cast<double>(g[k]) * static_cast<double>(e[k]);
-  }
-  if (!normalize) return;
-  along = warp_sum(along);
-  const T inverse = norms[i] == 0.0 ? T(0) : static_cast<T>(1.0 / norms[i]);
-  for (int64_t k = lane_index(); k < width; k += 32) {
-    g[k] = (g[k] - static_cast<T>(along) * e[k]) * inverse;
-  }
-}
 
 template <class T, class State>
 struct StepAnchors {
@@ -154,14 +78,13 @@ __global__ void prepare_kernel(StepAnchors<T, State> step) {
     space.constants[0] = call.beta;
     space.constants[1] = 1.0;
     space.constants[2] = call.second_beta;
+    *space.not_finite = 0;
   }
 }
 
 template <class T, class State>
-__global__ void observe_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void observe(const StepAnchors<T, State>& step, int64_t a) {
   const StepSpace<T>& space = step.space;
-  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (a >= step.anchors) return;
   const int64_t batch = step.call.batch;
   const bool relative = step.call.bimodal || step.call.relative;
   const double offset = relative ? space.positives[a < batch ? a : a - batch] : 0.0;
@@ -171,37 +94,40 @@ __global__ void observe_kernel(StepAnchors<T, State> step) {
   space.seen[a] = seen;
   // NaN if anything of this anchor is not finite
   const double gap = (seen.mean - seen.mean) + (space.norms[a] - space.norms[a]);
-  space.log_means[a] = seen.log_mean + gap + (seen.log_mean - seen.log_mean);
+  const double log_mean = seen.log_mean + gap + (seen.log_mean - seen.log_mean);
+  space.log_means[a] = log_mean;
+  if (!(log_mean - log_mean == 0.0)) atomicOr(space.not_finite, 1);
 }
 
-// One thread block: if one anchor is not finite, none is; log u starts as log g.
-template <int kBlock, class T, class State>
-__global__ void __launch_bounds__(kBlock) settle_kernel(StepAnchors<T, State> step) {
+// A thread an anchor.
+template <class T, class State>
+__global__ void observe_kernel(StepAnchors<T, State> step) {
+  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (a < step.anchors) observe(step, a);
+}
+
+// Entry i, of which all anchors were observed: if one of all is not finite, none is; log u starts
+// as log g.
+template <class T, class State>
+__device__ __forceinline__ void settle(const StepAnchors<T, State>& step, int64_t i) {
   const StepSpace<T>& space = step.space;
   const int64_t batch = step.call.batch;
-  double gap = 0.0;
-  for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
-    gap += space.log_means[a] - space.log_means[a];
-  }
-  gap = block_sum<kBlock>(gap);  // 0 or NaN
-  for (int64_t i = threadIdx.x; i < batch; i += kBlock) {
-    const double first = space.log_means[i] + gap, second = space.log_means[batch + i] + gap;
-    const double shared = log_mean_exp(first, second) + gap;
-    const bool apart = step.call.bimodal || step.call.per_view;
-    space.log_means[i] = first;
-    space.log_means[batch + i] = second;
-    space.shared[i] = shared;
-    space.log_u[i] = apart ? first : shared;
-    space.log_u[batch + i] = apart ? second : shared;
-  }
+  const double gap = *space.not_finite != 0 ? static_cast<double>(NAN) : 0.0;
+  const double first = space.log_means[i] + gap, second = space.log_means[batch + i] + gap;
+  const double shared = log_mean_exp(first, second) + gap;
+  const bool apart = step.call.bimodal || step.call.per_view;
+  space.log_means[i] = first;
+  space.log_means[batch + i] = second;
+  space.shared[i] = shared;
+  space.log_u[i] = apart ? first : shared;
+  space.log_u[batch + i] = apart ? second : shared;
 }
 
-// A thread an anchor: the rule. `shared`: both views have the log u of the first.
+// `shared`: both views have the log u of the first.
 template <class T, class State>
-__global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
+__device__ __forceinline__ void apply_rule(const StepAnchors<T, State>& step, bool shared,
+                                           int64_t a) {
   const StepSpace<T>& space = step.space;
-  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (a >= step.anchors) return;
   const int64_t batch = step.call.batch, i = a < batch ? a : a - batch;
   const double log_u = space.log_u[shared ? i : a];
   const double poison = space.log_means[a] - space.log_means[a];  // 0 or NaN
@@ -219,13 +145,11 @@ __global__ void rule_kernel(StepAnchors<T, State> step, bool shared) {
   space.weights[a] = static_cast<T>(terms.weight * step.share / step.count + poison);
 }
 
-// A thread an entry: the pull of the positive pair, and the slope that its temperature follows.
+// The pull of the positive pair of entry i.
 template <class T, class State>
-__global__ void balance_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void balance(const StepAnchors<T, State>& step, int64_t i) {
   const StepSpace<T>& space = step.space;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t batch = step.call.batch;
-  if (i >= batch) return;
   const bool relative = step.call.bimodal || step.call.relative;
   const double both = space.totals[i] + space.totals[batch + i];
   // `both` may only poison where the pair has the weight of one view each
@@ -233,10 +157,26 @@ __global__ void balance_kernel(StepAnchors<T, State> step) {
   space.pulls[i] = space.pulls[batch + i] = static_cast<T>(-pull * step.share);
 }
 
-// One thread block: the value and its slope by a global temperature, in one fixed order.
+// What happens between the sums and the averages, after these, or both at once if there are none.
+enum class Phase { kBefore, kAfter, kBoth };
+
+// A thread an entry.
+template <class T, class State>
+__global__ void entries_kernel(StepAnchors<T, State> step, Phase phase, bool shared) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= step.call.batch) return;
+  if (phase != Phase::kAfter) settle(step, i);
+  if (phase == Phase::kBefore) return;
+  apply_rule(step, shared, i);
+  apply_rule(step, shared, step.call.batch + i);
+  balance(step, i);
+}
+
+// By one thread block: the value and its slope by a global temperature, in one fixed order.
 template <int kBlock, class T, class State>
-__global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void evaluate(const StepAnchors<T, State>& step) {
   double value = 0.0, slope = 0.0;
+#pragma unroll 4
   for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) {
     value += step.space.values[a];
     slope += step.space.slopes[a];
@@ -246,6 +186,30 @@ __global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> ste
   if (threadIdx.x != 0) return;
   *step.call.value = static_cast<T>(value * step.share);
   *step.call.temperature_slope = static_cast<T>(slope * step.share);
+}
+
+// One thread block for all anchors, being few: a launch costs as much as a thousand on one
+// processor.
+template <int kBlock, class T, class State>
+__global__ void __launch_bounds__(kBlock)
+    few_kernel(StepAnchors<T, State> step, Phase phase, bool shared) {
+  if (phase != Phase::kAfter) {
+    for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) observe(step, a);
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < step.call.batch; i += kBlock) settle(step, i);
+    __syncthreads();
+  }
+  if (phase == Phase::kBefore) return;
+  for (int64_t a = threadIdx.x; a < step.anchors; a += kBlock) apply_rule(step, shared, a);
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < step.call.batch; i += kBlock) balance(step, i);
+  evaluate<kBlock>(step);
+}
+
+// One thread block.
+template <int kBlock, class T, class State>
+__global__ void __launch_bounds__(kBlock) value_kernel(StepAnchors<T, State> step) {
+  evaluate<kBlock>(step);
 }
 
 // A thread an anchor with a temperature: its slope, one modality having one for both views; what

@@ -8,6 +8,8 @@
 
 #if defined(__CUDACC__)
 #include <cub/device/device_radix_sort.cuh>
+
+#include "cuda/ranked_sort.h"
 #endif
 
 namespace xrisk::cuda {
@@ -19,6 +21,18 @@ bool is_valid(int64_t count, int begin_bit, int end_bit, int key_bits) {
 }
 
 #if defined(__CUDACC__)
+
+constexpr int64_t kMostRanked = 65536;  // entries; above, cub's four passes are busy enough
+
+// f(shape) with small tiles for few entries, or with few tiles to search for many.
+template <class F>
+auto with_shape(int64_t count, F&& f) {
+  return count <= 16384 ? f(RankedShape<512, 1024, 8>()) : f(RankedShape<1024, 2048, 4>());
+}
+
+size_t ranked_bytes(int64_t count) {
+  return with_shape(count, [&](auto shape) { return ranked_sort_bytes<decltype(shape)>(count); });
+}
 
 // cub's convention: without a workspace it only says how large that must be.
 template <class Key>
@@ -48,6 +62,7 @@ size_t cub_bytes(int64_t count, int begin_bit, int end_bit) {
 size_t sort_pairs_workspace_bytes(int64_t count, int begin_bit, int end_bit) {
   if (!is_valid(count, begin_bit, end_bit, 64)) return 1;
 #if defined(__CUDACC__)
+  if (count <= kMostRanked) return std::max(size_t{1}, ranked_bytes(count));
   const size_t narrow = cub_bytes<uint32_t>(count, std::min(begin_bit, 31), std::min(end_bit, 32));
   return std::max({size_t{1}, narrow, cub_bytes<uint64_t>(count, begin_bit, end_bit)});
 #else
@@ -65,6 +80,13 @@ cudaError_t sort_pairs(const Key* keys_in, Key* keys_out, const uint32_t* payloa
   // cub sorts a single tile without a look at the size
   if (workspace == nullptr || workspace_bytes == 0) return cudaErrorInvalidValue;
 #if defined(__CUDACC__)
+  if (count <= kMostRanked) {
+    if (workspace_bytes < ranked_bytes(count)) return cudaErrorInvalidValue;
+    return with_shape(count, [&](auto shape) {
+      return sort_by_ranks<decltype(shape)>(keys_in, keys_out, payload_in, payload_out, count,
+                                            begin_bit, end_bit, workspace, stream);
+    });
+  }
   return cub_sort(workspace, workspace_bytes, keys_in, keys_out, payload_in, payload_out, count,
                   begin_bit, end_bit, stream);
 #else

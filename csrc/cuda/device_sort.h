@@ -1,4 +1,5 @@
-// Sorts a whole array of (key, payload) pairs on the device: the one place that calls cub.
+// Sorts a whole array of (key, payload) pairs on the device: the one place that calls cub, which
+// long arrays are left to (short ones: ranked_sort.h).
 //
 // Ascending by the key's bits [begin_bit, end_bit), stable. Nothing is allocated and the host does
 // not wait: the caller brings the workspace, which may be freed or reused in the order of the

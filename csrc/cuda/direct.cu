@@ -21,25 +21,46 @@ size_t direct_columns_workspace_bytes(const PairProblem<T>& problem) {
 template <class T>
 cudaError_t launch_direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t stream) {
   if (call.problem.temperature != nullptr) {
-    return direct_rows<DefaultTile, true>(call, workspace, stream);
+    return direct_rows<DefaultTile, true>(&call, 1, &workspace, stream);
   }
-  return direct_rows<DefaultTile, false>(call, workspace, stream);
+  return direct_rows<DefaultTile, false>(&call, 1, &workspace, stream);
 }
 
 template <class T>
 cudaError_t launch_direct_columns(const PairColumns<T>& call, void* workspace,
                                   cudaStream_t stream) {
   if (call.problem.temperature != nullptr) {
-    return direct_columns<DefaultTile, true>(call, workspace, stream);
+    return direct_columns<DefaultTile, true>(&call, 1, &workspace, stream);
   }
-  return direct_columns<DefaultTile, false>(call, workspace, stream);
+  return direct_columns<DefaultTile, false>(&call, 1, &workspace, stream);
 }
 
-#define XRISK_INSTANTIATE(T)                                                        \
-  template size_t direct_rows_workspace_bytes(const PairProblem<T>&);               \
-  template size_t direct_columns_workspace_bytes(const PairProblem<T>&);            \
-  template cudaError_t launch_direct_rows(const PairRows<T>&, void*, cudaStream_t); \
-  template cudaError_t launch_direct_columns(const PairColumns<T>&, void*, cudaStream_t);
+template <class T>
+cudaError_t launch_direct_rows_of_two(const PairRows<T> (&calls)[2], void* workspace,
+                                      cudaStream_t stream) {
+  void* const second =
+      static_cast<char*>(workspace) + direct_rows_workspace_bytes(calls[0].problem);
+  void* const workspaces[] = {workspace, second};
+  return direct_rows<DefaultTile, false>(calls, 2, workspaces, stream);
+}
+
+template <class T>
+cudaError_t launch_direct_columns_of_two(const PairColumns<T> (&calls)[2], void* workspace,
+                                         cudaStream_t stream) {
+  void* const second =
+      static_cast<char*>(workspace) + direct_columns_workspace_bytes(calls[0].problem);
+  void* const workspaces[] = {workspace, second};
+  return direct_columns<DefaultTile, false>(calls, 2, workspaces, stream);
+}
+
+#define XRISK_INSTANTIATE(T)                                                                    \
+  template size_t direct_rows_workspace_bytes(const PairProblem<T>&);                           \
+  template size_t direct_columns_workspace_bytes(const PairProblem<T>&);                        \
+  template cudaError_t launch_direct_rows(const PairRows<T>&, void*, cudaStream_t);             \
+  template cudaError_t launch_direct_columns(const PairColumns<T>&, void*, cudaStream_t);       \
+  template cudaError_t launch_direct_rows_of_two(const PairRows<T>(&)[2], void*, cudaStream_t); \
+  template cudaError_t launch_direct_columns_of_two(const PairColumns<T>(&)[2], void*,          \
+                                                    cudaStream_t);
 XRISK_INSTANTIATE(float)
 XRISK_INSTANTIATE(double)
 #undef XRISK_INSTANTIATE

@@ -11,73 +11,119 @@ namespace xrisk::cuda {
 
 constexpr int kReduceThreads = 256;
 constexpr int kExtremeBlocks = 128;
-constexpr int64_t kWantedBlocks = 2048;  // several waves, so that a ragged last one does not show
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the inner side is split; from the shapes alone, so that a shape has one result.
-template <class Tile>
-struct DirectPlan {
-  int64_t outer_tiles, splits, split_length, problems;
+// Blocks a problem, and the memory of their sums: by the capacities alone, so that the size of a
+// workspace is known before the live counts have an address.
+template <class Tile, class T>
+struct DirectGrid {
+  int blocks = 0, problems = 0;
+  bool fits;
 
-  DirectPlan(int64_t outer, int64_t inner, int segments, int channels)
-      : outer_tiles(divide_up(outer, Tile::kOuters)),
-        problems(static_cast<int64_t>(segments) * channels) {
-    const int64_t tiles = std::max<int64_t>(1, divide_up(inner, Tile::kInner));
-    const int64_t blocks = std::max<int64_t>(1, outer_tiles * problems);
-    const int64_t wanted =
-        std::min<int64_t>({std::max<int64_t>(1, kWantedBlocks / blocks), tiles, 65535});
-    split_length = divide_up(tiles, wanted) * Tile::kInner;
-    splits = std::max<int64_t>(1, divide_up(inner, split_length));
+  DirectGrid(const Side<T>& outer, const Side<T>& inner, int segments, int channels) {
+    const int64_t all = int64_t{segments} * channels;
+    fits = all <= 65535 && std::max(outer.capacity, inner.capacity) < (int64_t{1} << 30);
+    if (!fits || all == 0) return;
+    problems = static_cast<int>(all);
+    blocks = DirectSplits<Tile>::most_blocks(static_cast<int>(outer.capacity),
+                                             static_cast<int>(inner.capacity), problems);
   }
-
-  dim3 grid() const {
-    return dim3(static_cast<unsigned>(outer_tiles), static_cast<unsigned>(splits),
-                static_cast<unsigned>(problems));
+  size_t bytes(int outputs) const {
+    return size_t{1} * problems * blocks * outputs * Tile::kOuters * sizeof(double);
   }
-  bool fits() const { return problems <= 65535 && outer_tiles < (int64_t{1} << 31); }
 };
 
 // ---- the small kernels around it
 
-// out [problems, outer]: the splits' partial sums, added in order. A thread an outer entry.
-// Template parameters only keep one copy per translation unit apart.
-template <class T>
-__global__ void reduce_rows_kernel(const double* partial, int splits, int channels,
-                                   int64_t capacity, const int32_t* live, double* sums,
-                                   double* slopes) {
-  const int problem = static_cast<int>(blockIdx.y);
-  const int64_t o = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (o >= (live == nullptr ? capacity : live[problem / channels])) return;
-  double sum = 0.0, slope = 0.0;
-  for (int s = 0; s < splits; ++s) {
-    const double* part = partial + (static_cast<int64_t>(problem) * splits + s) * 2 * capacity;
-    sum += part[o];
-    slope += part[capacity + o];
+constexpr int kReduceOuters = 32, kReduceParts = 8;
+
+// The sum of an outer entry's splits, of kOutputs quantities: a warp of entries, and kReduceParts
+// threads an entry, whose sums are added in order. True in the thread that has the totals.
+template <class Tile, int kOutputs>
+__device__ __forceinline__ bool add_splits(const double* partial, const DirectSplits<Tile>& plan,
+                                           int o, bool live, double (&totals)[kOutputs]) {
+  XRISK_SHARED(double, parts, [kReduceParts * kOutputs * kReduceOuters]);
+  const int lane = lane_index(), part = warp_index();
+  const int64_t tile = o / Tile::kOuters, within = o % Tile::kOuters;
+#pragma unroll
+  for (int k = 0; k < kOutputs; ++k) totals[k] = 0.0;
+  if (live) {
+    for (int s = part; s < plan.splits; s += kReduceParts) {
+      const double* sums = partial + (s * plan.tiles + tile) * kOutputs * Tile::kOuters + within;
+#pragma unroll
+      for (int k = 0; k < kOutputs; ++k) totals[k] += sums[k * Tile::kOuters];
+    }
   }
-  sums[problem * capacity + o] = sum;
-  slopes[problem * capacity + o] = slope;
+  __syncthreads();  // an earlier call may still be reading
+#pragma unroll
+  for (int k = 0; k < kOutputs; ++k)
+    parts[(part * kOutputs + k) * kReduceOuters + lane] = totals[k];
+  __syncthreads();
+  if (part != 0 || !live) return false;
+#pragma unroll
+  for (int k = 0; k < kOutputs; ++k) {
+    for (int p = 1; p < kReduceParts; ++p) {
+      totals[k] += parts[(p * kOutputs + k) * kReduceOuters + lane];
+    }
+  }
+  return true;
 }
 
-// out [segments, M]: sum_c w_cj times the splits' partial sums of channel c, in order.
-template <class T>
-__global__ void reduce_columns_kernel(const double* partial, int splits, int channels,
-                                      int64_t capacity, const int32_t* live, const T* weights,
-                                      T* out) {
-  const int segment = static_cast<int>(blockIdx.y);
-  const int64_t o = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (o >= (live == nullptr ? capacity : live[segment])) return;
-  double total = 0.0;
-  for (int c = 0; c < channels; ++c) {
-    const int64_t problem = static_cast<int64_t>(segment) * channels + c;
-    const double weight =
-        weights == nullptr ? 1.0 : static_cast<double>(weights[problem * capacity + o]);
-    if (weight == 0.0) continue;
-    double sum = 0.0;
-    for (int s = 0; s < splits; ++s) sum += partial[(problem * splits + s) * capacity + o];
-    total += weight * sum;
+// Where the sums of the parts go.
+template <class Out>
+struct PartSums {
+  Out *sums[2], *slopes[2];
+
+  // The kernel's part: by a choice, since an index would copy the parameters to local memory.
+  __device__ __forceinline__ Out* my_sums() const { return blockIdx.z == 0 ? sums[0] : sums[1]; }
+  __device__ __forceinline__ Out* my_slopes() const {
+    return blockIdx.z == 0 ? slopes[0] : slopes[1];
   }
-  out[segment * capacity + o] = static_cast<T>(total);
+};
+
+// sums, slopes [problems, capacity]: the splits' partial sums, added in order. Grid: (outer
+// entries, problems, parts).
+template <class Tile, class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_rows_kernel(DirectParts<T> parts, PartSums<double> out) {
+  const DirectArgs<T>& args = parts.part[blockIdx.z == 0 ? 0 : 1];
+  const int problem = static_cast<int>(blockIdx.y), segment = problem / args.channels;
+  const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
+  const int outers = args.outers(segment);
+  const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
+  const double* partial = args.partial + int64_t{problem} * args.blocks * 2 * Tile::kOuters;
+  double totals[2];
+  if (!add_splits<Tile>(partial, plan, o, o < outers, totals)) return;
+  out.my_sums()[problem * args.outer_capacity + o] = totals[0];
+  out.my_slopes()[problem * args.outer_capacity + o] = totals[1];
+}
+
+// slopes [segments, M]: sum_c w_cj times the splits' partial sums of channel c, in order.
+template <class Tile, class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_columns_kernel(DirectParts<T> parts, PartSums<T> out) {
+  const DirectArgs<T>& args = parts.part[blockIdx.z == 0 ? 0 : 1];
+  const int segment = static_cast<int>(blockIdx.y);
+  const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
+  const int outers = args.outers(segment);
+  const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
+  double total = 0.0;
+  bool mine = false;
+  for (int c = 0; c < args.channels; ++c) {
+    const int64_t problem = int64_t{segment} * args.channels + c;
+    double weight = 0.0;
+    if (o < outers) {
+      weight = args.outer_weights == nullptr
+                   ? 1.0
+                   : static_cast<double>(args.outer_weights[problem * args.outer_capacity + o]);
+    }
+    const double* partial = args.partial + problem * args.blocks * Tile::kOuters;
+    double sum[1];
+    mine = add_splits<Tile>(partial, plan, o, o < outers, sum);
+    if (mine && weight != 0.0) total += weight * sum[0];
+  }
+  if (mine) out.my_slopes()[segment * args.outer_capacity + o] = static_cast<T>(total);
 }
 
 // {lowest, highest} of a segment's items that weigh something; a NaN stays. Some blocks a segment,
@@ -179,115 +225,139 @@ cudaError_t launch_extremes(const Side<T>& items, int segments, T* workspace, cu
 
 template <class Tile, class T>
 size_t direct_rows_bytes(const PairProblem<T>& problem) {
-  const DirectPlan<Tile> plan(problem.anchors.capacity, problem.items.capacity, problem.segments,
-                              problem.channels);
-  return plan.problems * plan.splits * 2 * problem.anchors.capacity * sizeof(double) +
+  return DirectGrid<Tile, T>(problem.anchors, problem.items, problem.segments, problem.channels)
+             .bytes(2) +
          extremes_bytes<T>(problem.segments);
 }
 
 template <class Tile, class T>
 size_t direct_columns_bytes(const PairProblem<T>& problem) {
-  const DirectPlan<Tile> plan(problem.items.capacity, problem.anchors.capacity, problem.segments,
-                              problem.channels);
-  return plan.problems * plan.splits * problem.items.capacity * sizeof(double) +
+  return DirectGrid<Tile, T>(problem.items, problem.anchors, problem.segments, problem.channels)
+             .bytes(1) +
          extremes_bytes<T>(problem.segments);
 }
 
-template <class Tile, bool kExponential, class T>
-cudaError_t direct_rows(const PairRows<T>& call, void* workspace, cudaStream_t stream) {
-  const PairProblem<T>& problem = call.problem;
-  const int64_t anchors = problem.anchors.capacity;
-  if (anchors == 0 || problem.segments == 0 || problem.channels == 0) return cudaSuccess;
-  const DirectPlan<Tile> plan(anchors, problem.items.capacity, problem.segments, problem.channels);
-  if (!plan.fits() || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-  T* extremes = static_cast<T*>(workspace);
-  if (kExponential) {
-    const cudaError_t status = launch_extremes(problem.items, problem.segments, extremes, stream);
-    if (status != cudaSuccess) return status;
-  }
+// What rows and columns have in common; the extremes come first in the workspace.
+template <class Tile, class T>
+DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, const Side<T>& inner,
+                          void* workspace) {
   DirectArgs<T> args;
-  args.outer = problem.anchors.scores;
-  args.outer_live = problem.anchors.live;
-  args.outer_capacity = anchors;
-  args.inner = problem.items.scores;
-  args.inner_weights = problem.items.weights;
-  args.inner_live = problem.items.live;
-  args.inner_capacity = problem.items.capacity;
-  args.split_length = plan.split_length;
-  args.splits = static_cast<int>(plan.splits);
+  args.outer = outer.scores;
+  args.outer_live = outer.live;
+  args.outer_capacity = outer.capacity;
+  args.inner = inner.scores;
+  args.inner_live = inner.live;
+  args.inner_capacity = inner.capacity;
   args.channels = problem.channels;
+  args.problems = problem.segments * problem.channels;
+  args.blocks = DirectGrid<Tile, T>(outer, inner, problem.segments, problem.channels).blocks;
   args.margin = problem.margin;
   args.scale = problem.scale;
   args.temperature = problem.temperature;
-  args.extremes = extremes;
+  args.extremes = static_cast<const T*>(workspace);
   args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
                                            extremes_bytes<T>(problem.segments));
-  double* sums = kExponential ? call.masses : call.sums;
-  visit_kind(problem.surrogate, [&](auto kind) {
-    constexpr Surrogate kKind = decltype(kind)::value;
-    XRISK_LAUNCH((direct_kernel<Tile, kKind, kExponential, true, T>), plan.grid(), Tile::kThreads,
-                 0, stream, args);
-    const dim3 grid(static_cast<unsigned>(divide_up(anchors, kReduceThreads)),
-                    static_cast<unsigned>(plan.problems));
-    XRISK_LAUNCH((reduce_rows_kernel<T>), grid, kReduceThreads, 0, stream,
-                 static_cast<const double*>(args.partial), args.splits, args.channels, anchors,
-                 args.outer_live, sums, call.slopes);
-    if constexpr (kExponential) {
-      XRISK_LAUNCH((finish_log_rows_kernel<kKind, T>), grid, kReduceThreads, 0, stream,
-                   problem.anchors, args.extremes, args.margin, args.scale, args.temperature,
-                   call.sums, call.slopes, call.masses);
+  return args;
+}
+
+template <class T>
+dim3 reduce_grid(const DirectParts<T>& parts, int count, int lines) {
+  const int64_t outers =
+      std::max(parts.part[0].outer_capacity, count > 1 ? parts.part[1].outer_capacity : 0);
+  return dim3(static_cast<unsigned>(divide_up(outers, kReduceOuters)), static_cast<unsigned>(lines),
+              static_cast<unsigned>(count));
+}
+
+template <class T>
+dim3 direct_grid(const DirectParts<T>& parts, int count) {
+  return dim3(static_cast<unsigned>(std::max(parts.part[0].blocks, parts.part[1].blocks)), 1,
+              static_cast<unsigned>(parts.part[0].problems * count));
+}
+
+// Of `count` calls, one or two, alike in surrogate, segments, channels and temperature, and neither
+// without outer entries; a workspace each.
+template <class Tile, bool kExponential, class T>
+cudaError_t direct_rows(const PairRows<T>* calls, int count, void* const* workspaces,
+                        cudaStream_t stream) {
+  const PairProblem<T>& shape = calls[0].problem;
+  if (shape.anchors.capacity == 0 || shape.segments == 0 || shape.channels == 0) return cudaSuccess;
+  DirectParts<T> parts;
+  PartSums<double> out = {};
+  for (int k = 0; k < count; ++k) {
+    const PairProblem<T>& problem = calls[k].problem;
+    const DirectGrid<Tile, T> grid(problem.anchors, problem.items, problem.segments,
+                                   problem.channels);
+    if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
+    if (kExponential) {
+      const cudaError_t status =
+          launch_extremes(problem.items, problem.segments, static_cast<T*>(workspaces[k]), stream);
+      if (status != cudaSuccess) return status;
     }
+    parts.part[k] = direct_args<Tile>(problem, problem.anchors, problem.items, workspaces[k]);
+    parts.part[k].inner_weights = problem.items.weights;
+    out.sums[k] = kExponential ? calls[k].masses : calls[k].sums;
+    out.slopes[k] = calls[k].slopes;
+  }
+  visit_kind(shape.surrogate, [&](auto kind) {
+    XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, true, T>),
+                 direct_grid(parts, count), Tile::kThreads, 0, stream, parts);
   });
+  XRISK_LAUNCH((reduce_rows_kernel<Tile, T>), reduce_grid(parts, count, parts.part[0].problems),
+               kReduceThreads, 0, stream, parts, out);
+  if constexpr (kExponential) {
+    for (int k = 0; k < count; ++k) {
+      const DirectArgs<T>& args = parts.part[k];
+      const dim3 finish(static_cast<unsigned>(divide_up(args.outer_capacity, kReduceThreads)),
+                        static_cast<unsigned>(args.problems));
+      visit_kind(shape.surrogate, [&](auto kind) {
+        XRISK_LAUNCH((finish_log_rows_kernel<decltype(kind)::value, T>), finish, kReduceThreads, 0,
+                     stream, calls[k].problem.anchors, args.extremes, args.margin, args.scale,
+                     args.temperature, calls[k].sums, calls[k].slopes, calls[k].masses);
+      });
+    }
+  }
   return cudaGetLastError();
 }
 
 template <class Tile, bool kExponential, class T>
-cudaError_t direct_columns(const PairColumns<T>& call, void* workspace, cudaStream_t stream) {
-  const PairProblem<T>& problem = call.problem;
-  const int64_t items = problem.items.capacity;
-  if (items == 0 || problem.segments == 0) return cudaSuccess;
-  const DirectPlan<Tile> plan(items, problem.anchors.capacity, problem.segments, problem.channels);
-  if (!plan.fits() || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-  T* extremes = static_cast<T*>(workspace);
-  if (kExponential) {
-    const cudaError_t status = launch_extremes(problem.items, problem.segments, extremes, stream);
-    if (status != cudaSuccess) return status;
+cudaError_t direct_columns(const PairColumns<T>* calls, int count, void* const* workspaces,
+                           cudaStream_t stream) {
+  const PairProblem<T>& shape = calls[0].problem;
+  if (shape.items.capacity == 0 || shape.segments == 0) return cudaSuccess;
+  DirectParts<T> parts;
+  PartSums<T> out = {};
+  for (int k = 0; k < count; ++k) {
+    const PairProblem<T>& problem = calls[k].problem;
+    const DirectGrid<Tile, T> grid(problem.items, problem.anchors, problem.segments,
+                                   problem.channels);
+    if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
+    if (kExponential) {
+      const cudaError_t status =
+          launch_extremes(problem.items, problem.segments, static_cast<T*>(workspaces[k]), stream);
+      if (status != cudaSuccess) return status;
+    }
+    parts.part[k] = direct_args<Tile>(problem, problem.items, problem.anchors, workspaces[k]);
+    parts.part[k].outer_weights = problem.items.weights;
+    parts.part[k].anchor_weights = calls[k].anchor_weights;
+    parts.part[k].masses = calls[k].masses;
+    out.slopes[k] = calls[k].out;
   }
-  DirectArgs<T> args;
-  args.outer = problem.items.scores;
-  args.outer_live = problem.items.live;
-  args.outer_capacity = items;
-  args.inner = problem.anchors.scores;
-  args.inner_weights_wide = call.anchor_weights;
-  args.inner_masses = kExponential ? call.masses : nullptr;
-  args.inner_live = problem.anchors.live;
-  args.inner_capacity = problem.anchors.capacity;
-  args.split_length = plan.split_length;
-  args.splits = static_cast<int>(plan.splits);
-  args.channels = problem.channels;
-  args.margin = problem.margin;
-  args.scale = problem.scale;
-  args.temperature = problem.temperature;
-  args.extremes = extremes;
-  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
-                                           extremes_bytes<T>(problem.segments));
-  visit_kind(problem.surrogate, [&](auto kind) {
-    XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, false, T>), plan.grid(),
-                 Tile::kThreads, 0, stream, args);
-  });
-  const dim3 grid(static_cast<unsigned>(divide_up(items, kReduceThreads)),
-                  static_cast<unsigned>(problem.segments));
-  XRISK_LAUNCH((reduce_columns_kernel<T>), grid, kReduceThreads, 0, stream,
-               static_cast<const double*>(args.partial), args.splits, args.channels, items,
-               args.outer_live, problem.items.weights, call.out);
+  if (parts.part[0].problems > 0) {
+    visit_kind(shape.surrogate, [&](auto kind) {
+      XRISK_LAUNCH((direct_kernel<Tile, decltype(kind)::value, kExponential, false, T>),
+                   direct_grid(parts, count), Tile::kThreads, 0, stream, parts);
+    });
+  }
+  XRISK_LAUNCH((reduce_columns_kernel<Tile, T>), reduce_grid(parts, count, shape.segments),
+               kReduceThreads, 0, stream, parts, out);
   return cudaGetLastError();
 }
 
 // The default tiles, compiled in cuda/direct_*.cu and cuda/log_*.cu: 64 kernels in all.
-#define XRISK_DIRECT_LAUNCHES(prefix, kExponential, T)                                             \
-  prefix template cudaError_t direct_rows<DefaultTile, kExponential, T>(const PairRows<T>&, void*, \
-                                                                        cudaStream_t);             \
-  prefix template cudaError_t direct_columns<DefaultTile, kExponential, T>(const PairColumns<T>&,  \
-                                                                           void*, cudaStream_t);
+#define XRISK_DIRECT_LAUNCHES(prefix, kExponential, T)                      \
+  prefix template cudaError_t direct_rows<DefaultTile, kExponential, T>(    \
+      const PairRows<T>*, int, void* const*, cudaStream_t);                 \
+  prefix template cudaError_t direct_columns<DefaultTile, kExponential, T>( \
+      const PairColumns<T>*, int, void* const*, cudaStream_t);
 
 }  // namespace xrisk::cuda

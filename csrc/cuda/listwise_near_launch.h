@@ -83,7 +83,7 @@ class NearListwise {
       XRISK_LAUNCH((near_ideal_kernel<kThreads, T>), grid(), kThreads, 0, stream, order_.table,
                    near_);
     }
-    return launch_smooth_plan<DefaultSmooth>(all_, all_.anchors, *smooth_, stream);
+    return launch_smooth_plan<DefaultSmooth>(all_, all_.anchors, true, *smooth_, stream);
   }
 
   // Values, masses and gradients of the lists with bins.
@@ -133,30 +133,23 @@ class NearListwise {
                    cudaStream_t stream) const {
     XRISK_RETURN_IF_ERROR((launch_smooth_local<DefaultSmooth>(
         problem, problem.items, problem.items.weights, true, *smooth_, stream)));
-    const double* local = smooth_->local;
-    if (ranks_pairs()) {
-      XRISK_LAUNCH((near_level_rows_kernel<T>), grid(), kThreads, 0, stream, plans(), local,
-                   smooth_->max_bins, call_.length, near_);
-    } else {
-      const int32_t* live = smooth_->smooth_live;
-      XRISK_LAUNCH((smooth_rows_kernel<T>), grid(), kThreads, 0, stream, plans(), local,
-                   problem.anchors, live, problem.scale, problem.channels, smooth_->max_bins, sums,
-                   slopes);
+    if (!ranks_pairs()) {
+      return launch_smooth_rows<DefaultSmooth>(problem, *smooth_, sums, slopes, stream);
     }
+    const double* local = smooth_->local;
+    XRISK_LAUNCH((near_level_rows_kernel<T>), grid(), kThreads, 0, stream, plans(), local,
+                 smooth_->max_bins, call_.length, near_);
     return cudaGetLastError();
   }
 
   cudaError_t columns(const PairProblem<T>& problem, const double* weights, T* out,
                       cudaStream_t stream) const {
     // the same plans, with the items as targets
-    XRISK_RETURN_IF_ERROR(launch_smooth_plan<DefaultSmooth>(all_, problem.items, *smooth_, stream));
+    XRISK_RETURN_IF_ERROR(
+        launch_smooth_plan<DefaultSmooth>(all_, problem.items, false, *smooth_, stream));
     XRISK_RETURN_IF_ERROR((launch_smooth_local<DefaultSmooth>(problem, problem.anchors, weights,
                                                               false, *smooth_, stream)));
-    const double* local = smooth_->local;
-    const int32_t* live = smooth_->smooth_live;
-    XRISK_LAUNCH((smooth_columns_kernel<T>), grid(), kThreads, 0, stream, plans(), local,
-                 problem.items, live, problem.scale, problem.channels, smooth_->max_bins, out);
-    return cudaGetLastError();
+    return launch_smooth_columns<DefaultSmooth>(problem, *smooth_, out, stream);
   }
 
   const ListwiseStep<T>& call_;

@@ -11,8 +11,8 @@ size_t moving_average_workspace_bytes(const MovingAverage<State, Value, Out>& ca
 template <class State, class Value, class Out>
 cudaError_t launch_moving_average(const MovingAverage<State, Value, Out>& call, void* workspace,
                                   size_t workspace_bytes, cudaStream_t stream) {
-  return update_moving_average<kCompareAllEntries, kUpdateThreads>(call, workspace, workspace_bytes,
-                                                                   stream);
+  return update_moving_average<kCompareAllEntries, UpdateShape>(call, workspace, workspace_bytes,
+                                                                stream);
 }
 
 #define XRISK_INSTANTIATE(State, Value, Out)                                                 \

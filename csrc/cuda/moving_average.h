@@ -33,7 +33,7 @@ struct MovingAverage {
 template <class State, class Value, class Out>
 size_t moving_average_workspace_bytes(const MovingAverage<State, Value, Out>& call);
 
-// Deterministic: duplicates are combined in the order of their positions.
+// Deterministic: duplicates are combined in an order that their positions alone decide.
 template <class State, class Value, class Out>
 cudaError_t launch_moving_average(const MovingAverage<State, Value, Out>& call, void* workspace,
                                   size_t workspace_bytes, cudaStream_t stream);

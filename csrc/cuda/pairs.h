@@ -67,6 +67,15 @@ size_t direct_columns_workspace_bytes(const PairProblem<T>& problem);
 template <class T>
 cudaError_t launch_direct_columns(const PairColumns<T>& call, void* workspace, cudaStream_t stream);
 
+// Two problems alike in surrogate, segments and channels, without a temperature, in one launch:
+// small ones share the device. The workspace is both's together.
+template <class T>
+cudaError_t launch_direct_rows_of_two(const PairRows<T> (&calls)[2], void* workspace,
+                                      cudaStream_t stream);
+template <class T>
+cudaError_t launch_direct_columns_of_two(const PairColumns<T> (&calls)[2], void* workspace,
+                                         cudaStream_t stream);
+
 // The exact near-linear algorithm, for the piecewise-polynomial surrogates (squared, squared hinge,
 // hinge, barrier hinge, zero_one) without a temperature. Columns may be called with other items
 // than the rows.

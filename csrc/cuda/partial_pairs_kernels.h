@@ -3,10 +3,11 @@
 //   rows:    sums_i = sum_j w_j term(y_j - x_i), slopes_i with its slope, above_i its indicator
 //   columns: out_j  = w_j sum_i a_i slope(y_j - x_i)
 //
-// Mapping: rows, a warp keeps four anchors against tiles of items in shared memory, its lanes
-// stride over the tile; columns, a thread an item against tiles of anchors. grid.y = labels. Bytes:
-// the items once per 32 anchors. Hazard: long float sums; a tile's sum is in T, the sum of the
-// tiles in double, in one order.
+// Mapping: rows, a warp keeps two anchors against tiles of items in shared memory, its lanes
+// stride over the tile; columns, four lanes an item against tiles of anchors. Few anchors or items
+// a block: 410 against 4096 must reach more than a dozen multiprocessors. grid.y = labels. Bytes:
+// the items once per block of anchors. Hazard: long float sums; a lane's part of a tile is summed
+// in T, the tiles in double, in one order.
 #pragma once
 
 #include "core/pair_term.h"
@@ -68,12 +69,12 @@ __device__ __forceinline__ void add_rows(const Term& term, const T* x, const T* 
   }
 }
 
-// sum_i a_i slope(y - x_i) over `count` anchors.
+// sum_i a_i slope(y - x_i) over every `stride`-th of `count` anchors.
 template <class T, class Term>
 __device__ __forceinline__ double column_of(const Term& term, T y, const T* x, const T* shifts,
-                                            const T* weights, int count) {
+                                            const T* weights, int first, int stride, int count) {
   T sum = T(0);
-  for (int i = 0; i < count; ++i) {
+  for (int i = first; i < count; i += stride) {
     T value, slope, above;
     term(y - x[i], shifts[i], value, slope, above);
     sum += weights[i] * slope;
@@ -81,7 +82,8 @@ __device__ __forceinline__ double column_of(const Term& term, T y, const T* x, c
   return static_cast<double>(sum);
 }
 
-constexpr int kRowAnchors = 4;  // of a warp
+constexpr int kRowAnchors = 2;   // of a warp
+constexpr int kColumnLanes = 4;  // of an item
 
 template <int kThreads, int kTile, Surrogate kKind, class T>
 __global__ void __launch_bounds__(kThreads) partial_rows_kernel(PartialPairs<T> call) {
@@ -130,7 +132,8 @@ __global__ void __launch_bounds__(kThreads) partial_columns_kernel(PartialPairs<
   XRISK_SHARED(T, weights, [kTile]);
   const int label = static_cast<int>(blockIdx.y), t = static_cast<int>(threadIdx.x);
   const int64_t row = static_cast<int64_t>(label) * call.batch;
-  const int64_t j = static_cast<int64_t>(blockIdx.x) * kThreads + t;
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * (kThreads / kColumnLanes) + t / kColumnLanes;
+  const int lane = t % kColumnLanes;
   const T weight = j < call.batch ? call.item_weights[row + j] : T(0);
   const T y = j < call.batch ? call.items[row + j] : T(0);
   const auto term =
@@ -148,9 +151,15 @@ __global__ void __launch_bounds__(kThreads) partial_columns_kernel(PartialPairs<
     __syncthreads();
     if (weight == T(0)) continue;
     sum += column_of(term, y, static_cast<const T*>(anchors), static_cast<const T*>(shifts),
-                     static_cast<const T*>(weights), size);
+                     static_cast<const T*>(weights), lane, kColumnLanes, size);
   }
-  if (j < call.batch) call.columns[row + j] = static_cast<T>(sum * static_cast<double>(weight));
+#pragma unroll
+  for (int distance = kColumnLanes / 2; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+  }
+  if (lane == 0 && j < call.batch) {
+    call.columns[row + j] = static_cast<T>(sum * static_cast<double>(weight));
+  }
 }
 
 }  // namespace xrisk::cuda

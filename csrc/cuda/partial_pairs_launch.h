@@ -5,7 +5,7 @@
 
 namespace xrisk::cuda {
 
-constexpr int kPartialThreads = 256;
+constexpr int kPartialThreads = 128;
 constexpr int kPartialTile = 512;
 
 template <int kThreads, int kTile, class T>
@@ -22,7 +22,8 @@ cudaError_t partial_rows(const PartialPairs<T>& call, cudaStream_t stream) {
 
 template <int kThreads, int kTile, class T>
 cudaError_t partial_columns(const PartialPairs<T>& call, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((call.batch + kThreads - 1) / kThreads),
+  constexpr int64_t kItems = kThreads / kColumnLanes;
+  const dim3 grid(static_cast<unsigned>((call.batch + kItems - 1) / kItems),
                   static_cast<unsigned>(call.labels));
   visit_kind(call.surrogate, [&](auto kind) {
     XRISK_LAUNCH((partial_columns_kernel<kThreads, kTile, decltype(kind)::value, T>), grid,

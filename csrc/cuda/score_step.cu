@@ -35,8 +35,8 @@ struct Step {
   int64_t tiles;
   bool two_classes;
   Algorithm algorithm;
-  PairRows<T> all_rows, own_rows;
-  PairColumns<T> all_columns, own_columns;
+  PairRows<T> rows_of_classes[2];  // of all items, and of the positives as items
+  PairColumns<T> columns_of_classes[2];
   MovingAverage<State, double, double> update;
   size_t shared_bytes;
   void* shared;
@@ -65,8 +65,11 @@ struct Step {
     buffers.u = carver.take<double>(2 * cells);
     buffers.stored = carver.take<double>(call.state == nullptr ? 0 : 2 * cells);
     make_parts();
-    shared_bytes = std::max({rows_bytes(all_rows), rows_bytes(own_rows), columns_bytes(all_columns),
-                             columns_bytes(own_columns),
+    size_t rows = rows_bytes(rows_of_classes[0]), own_rows = rows_bytes(rows_of_classes[1]);
+    size_t columns = columns_bytes(columns_of_classes[0]);
+    size_t own_columns = columns_bytes(columns_of_classes[1]);
+    if (algorithm == Algorithm::kDirect) rows += own_rows, columns += own_columns;  // at once
+    shared_bytes = std::max({rows, own_rows, columns, own_columns,
                              call.state == nullptr ? 0 : moving_average_workspace_bytes(update)});
     shared = carver.take<char>(static_cast<int64_t>(shared_bytes));
     bytes = carver.used();
@@ -82,10 +85,10 @@ struct Step {
     problem.items = {buffers.items, buffers.item_weights, call.batch, nullptr};
     PairProblem<T> own = problem;  // the positives as items
     own.items = {buffers.anchors, buffers.anchor_weights, call.batch, buffers.live};
-    all_rows = {problem, buffers.sums, buffers.slopes, nullptr};
-    own_rows = {own, buffers.own_sums, buffers.own_slopes, nullptr};
-    all_columns = {problem, buffers.weights, nullptr, buffers.columns};
-    own_columns = {own, buffers.positive_weights, nullptr, buffers.own_columns};
+    rows_of_classes[0] = {problem, buffers.sums, buffers.slopes, nullptr};
+    rows_of_classes[1] = {own, buffers.own_sums, buffers.own_slopes, nullptr};
+    columns_of_classes[0] = {problem, buffers.weights, nullptr, buffers.columns};
+    columns_of_classes[1] = {own, buffers.positive_weights, nullptr, buffers.own_columns};
     update.state = call.state;
     update.rows = call.rows;
     update.columns = 2;
@@ -139,6 +142,20 @@ struct Step {
         return launch_direct_columns(part, shared, stream);
     }
   }
+  cudaError_t launch_rows(cudaStream_t stream) const {
+    if (two_classes && algorithm == Algorithm::kDirect) {
+      return launch_direct_rows_of_two(rows_of_classes, shared, stream);
+    }
+    const cudaError_t status = launch(rows_of_classes[0], stream);
+    return status != cudaSuccess || !two_classes ? status : launch(rows_of_classes[1], stream);
+  }
+  cudaError_t launch_columns(cudaStream_t stream) const {
+    if (two_classes && algorithm == Algorithm::kDirect) {
+      return launch_direct_columns_of_two(columns_of_classes, shared, stream);
+    }
+    const cudaError_t status = launch(columns_of_classes[0], stream);
+    return status != cudaSuccess || !two_classes ? status : launch(columns_of_classes[1], stream);
+  }
 };
 
 #define XRISK_RETURN_IF_FAILED(expression)    \
@@ -147,25 +164,31 @@ struct Step {
     if (status != cudaSuccess) return status; \
   } while (false)
 
+template <class T, class State>
+bool is_small(const ScoreStep<T, State>& call) {
+  return call.batch > 0 && call.batch <= kSmallBatch<T> && call.algorithm == Algorithm::kAuto;
+}
+
 }  // namespace
 
 template <class T, class State>
 size_t score_step_workspace_bytes(const ScoreStep<T, State>& call) {
+  if (is_small(call)) return 0;
   return Step<T, State>(call, nullptr).bytes;
 }
 
 template <class T, class State>
 cudaError_t launch_score_step(const ScoreStep<T, State>& call, void* workspace,
                               size_t workspace_bytes, cudaStream_t stream) {
+  const bool small = is_small(call);
   const Step<T, State> step(call, workspace);
-  if (call.labels > 65535 || step.bytes > workspace_bytes) return cudaErrorInvalidValue;
+  if (call.labels > 65535 || (!small && step.bytes > workspace_bytes)) return cudaErrorInvalidValue;
   const StepBuffers<T>& buffers = step.buffers;
   const int64_t batch = call.batch;
   const unsigned labels = static_cast<unsigned>(call.labels);
   const T share = call.mean_reduction ? T(1) / static_cast<T>(call.labels) : T(1);
-  const bool small = batch > 0 && batch <= kSmallBatch && call.algorithm == Algorithm::kAuto;
   if (small && labels > 0) {
-    XRISK_RETURN_IF_FAILED(launch_small_step(call, buffers, share, stream));
+    XRISK_RETURN_IF_FAILED(launch_small_step(call, share, stream));
     if (labels == 1) return cudaSuccess;  // the mean is written already
   } else if (labels > 0 && batch > 0) {
     const StepAccess<T, State> access{call};
@@ -177,8 +200,7 @@ cudaError_t launch_score_step(const ScoreStep<T, State>& call, void* workspace,
                  step.tiles, buffers.totals, buffers.live);
     XRISK_LAUNCH((compact_kernel<kStepThreads, kEntriesAThread, T, State>), tiles, kStepThreads, 0,
                  stream, access, buffers);
-    XRISK_RETURN_IF_FAILED(step.launch(step.all_rows, stream));
-    if (step.two_classes) XRISK_RETURN_IF_FAILED(step.launch(step.own_rows, stream));
+    XRISK_RETURN_IF_FAILED(step.launch_rows(stream));
     XRISK_LAUNCH((observe_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch,
                  step.two_classes);
     const double* u = buffers.u;
@@ -191,8 +213,7 @@ cudaError_t launch_score_step(const ScoreStep<T, State>& call, void* workspace,
     XRISK_LAUNCH((value_kernel<kStepThreads, T>), labels, kStepThreads, 0, stream, buffers, batch,
                  call.values);
     if (call.gradient != nullptr) {
-      XRISK_RETURN_IF_FAILED(step.launch(step.all_columns, stream));
-      if (step.two_classes) XRISK_RETURN_IF_FAILED(step.launch(step.own_columns, stream));
+      XRISK_RETURN_IF_FAILED(step.launch_columns(stream));
       XRISK_LAUNCH((item_gradient_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch,
                    call.labels, share, call.gradient);
       XRISK_LAUNCH((anchor_gradient_kernel<T>), entries, kStepThreads, 0, stream, buffers, batch,

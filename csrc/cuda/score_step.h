@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/label_array.h"
 #include "core/params.h"
 
 namespace xrisk::cuda {
@@ -21,9 +22,9 @@ struct ScoreStep {
   const double* gamma = nullptr;
   int64_t batch = 0;
   int labels = 1;
-  const T* scores = nullptr;          // [B, L]
-  const uint8_t* positive = nullptr;  // [B, L]
-  const T* weights = nullptr;         // [B, L], [B] or null
+  const T* scores = nullptr;   // [B, L]
+  LabelArray positive;         // [B, L]
+  const T* weights = nullptr;  // [B, L], [B] or null
   bool weights_per_label = false;
   const int64_t* index = nullptr;  // [B]
   State* state = nullptr;          // [L, N, 2], or null: no state

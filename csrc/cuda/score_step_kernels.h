@@ -38,11 +38,11 @@ struct StepAccess {
     return call.weights[call.weights_per_label ? at(entry, label) : entry];
   }
   __device__ bool anchor(int64_t entry, int label) const {
-    return call.positive[at(entry, label)] != 0 && weight(entry, label) > T(0);
+    return call.positive.positive(at(entry, label)) && weight(entry, label) > T(0);
   }
   __device__ bool item(int64_t entry, int label) const {
     if (!(weight(entry, label) > T(0))) return false;
-    return call.rule == Rule::kAveragePrecision || call.positive[at(entry, label)] == 0;
+    return call.rule == Rule::kAveragePrecision || !call.positive.positive(at(entry, label));
   }
   // A tile's thread t has the kEntries entries from here on.
   template <int kEntries>

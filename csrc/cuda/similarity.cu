@@ -1,7 +1,6 @@
 // The blocks of similarities in their order, and the launchers of their kernels.
+#include "cuda/similarity_blocks.h"
 #include "cuda/similarity_kernels.h"
-
-#include <algorithm>
 
 namespace xrisk::cuda {
 namespace {
@@ -14,29 +13,15 @@ unsigned blocks_for(int64_t count, int64_t size = kThreads) {
   return static_cast<unsigned>((count + size - 1) / size);
 }
 
-struct Block {
-  int64_t row, rows, column, columns;
-  bool diagonal;  // both sides are the same anchors
-};
-
 // f(block), until one returns an error.
 template <class T, class F>
-cudaError_t for_each_block(const Similarities<T>& problem, F&& f) {
-  for (int64_t row = 0; row < problem.rows; row += problem.block_rows) {
-    for (int64_t column = problem.symmetric ? row : 0; column < problem.columns;
-         column += problem.block_columns) {
-      const Block block{row, std::min(problem.block_rows, problem.rows - row), column,
-                        std::min(problem.block_columns, problem.columns - column),
-                        problem.symmetric && column == row};
-      const cudaError_t error = f(block);
-      if (error != cudaSuccess) return error;
-    }
-  }
-  return cudaGetLastError();
+cudaError_t for_each_block_of(const Similarities<T>& problem, F&& f) {
+  return for_each_block(problem.rows, problem.columns, problem.block_rows, problem.block_columns,
+                        problem.symmetric, f);
 }
 
 template <class T>
-cudaError_t multiply_block(const Similarities<T>& problem, const Block& block,
+cudaError_t multiply_block(const Similarities<T>& problem, const SimilarityBlock& block,
                            const Products<T>& products, cudaStream_t stream) {
   MatrixProduct<T> product;
   product.m = block.rows;
@@ -78,7 +63,7 @@ cudaError_t launch_similarity_sums(const Similarities<T>& problem, const T* row_
   if (error != cudaSuccess) return error;
   const ExpSums<T> others = problem.symmetric ? rows : columns;
   const T* other_inverses = problem.symmetric ? row_inverses : column_inverses;
-  return for_each_block(problem, [&](const Block& block) {
+  return for_each_block_of(problem, [&](const SimilarityBlock& block) {
     const cudaError_t failed = multiply_block(problem, block, products, stream);
     if (failed != cudaSuccess) return failed;
     XRISK_LAUNCH((row_sums_kernel<kRowThreads, T>), static_cast<unsigned>(block.rows), kRowThreads,
@@ -106,7 +91,7 @@ cudaError_t launch_similarity_gradients(const Similarities<T>& problem, const Pa
   if (error != cudaSuccess) return error;
   const PairWeights<T> others = problem.symmetric ? rows : columns;
   T* const other_gradient = problem.symmetric ? dx : dy;
-  return for_each_block(problem, [&](const Block& block) {
+  return for_each_block_of(problem, [&](const SimilarityBlock& block) {
     if (!kept) {
       const cudaError_t failed = multiply_block(problem, block, products, stream);
       if (failed != cudaSuccess) return failed;

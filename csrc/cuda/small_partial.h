@@ -7,7 +7,7 @@
 namespace xrisk::cuda {
 
 constexpr int kSmallPartialBatch = 1024;
-constexpr int kSmallPartialThreads = 256;
+constexpr int kSmallPartialThreads = 512;
 
 template <class T, class State>
 cudaError_t launch_small_partial(const PartialAUCStep<T, State>& call,

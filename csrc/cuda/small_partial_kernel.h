@@ -3,8 +3,8 @@
 //   compact -> prepare -> rows -> propose -> state -> settle -> columns -> gradient
 //
 // Mapping: rows, a warp four anchors, its lanes stride over the items; the phases of
-// cuda/partial_phases.h, a thread an anchor; columns, a thread an item. What an anchor needs
-// between the stages stands in the workspace, which the L1 cache keeps. Bytes: each input once.
+// cuda/partial_phases.h, a thread an anchor; columns, a thread an item. What the pairs need stands
+// in shared memory, the rest in the workspace, which the L1 cache keeps. Bytes: each input once.
 // Pairs: P x B on one SM. Hazard: the stages are apart by barriers alone; every thread reaches all
 // of them.
 #pragma once
@@ -12,6 +12,7 @@
 #include "cuda/moving_average_kernels.h"
 #include "cuda/partial_pairs_kernels.h"
 #include "cuda/partial_phases.h"
+#include "cuda/small_partial.h"
 
 namespace xrisk::cuda {
 
@@ -64,13 +65,15 @@ __device__ void blend_rows(const PartialLabel<T, State>& work, State* state, con
   const StepBuffers<T>& step = work.buffers.step;
   const int64_t first = work.first();
   const int32_t live = work.live();
-  __syncthreads();  // the values are there
+  const bool met = meets_equal<kThreads>(static_cast<const int64_t*>(step.ids + first), live);
+  const bool shared = __syncthreads_or(met) != 0;  // rows; a barrier, too: the values are there
   for (int32_t i = static_cast<int>(threadIdx.x); i < live; i += kThreads) {
     const State* row = work.row(state, first + i);
     const double untouched = log_domain ? -INFINITY : NAN;
     const double old = row == nullptr ? untouched : static_cast<double>(*row);
     BlendMean mean(log_domain);
-    for (int32_t k = row == nullptr ? i : 0; k < (row == nullptr ? i + 1 : live); ++k) {
+    const bool alone = !shared || row == nullptr;
+    for (int32_t k = alone ? i : 0; k < (alone ? i + 1 : live); ++k) {
       if (step.ids[first + k] != step.ids[first + i]) continue;
       mean.add(log_domain ? blend_log(old, values[first + k], f.keep, f.add)
                           : blend_linear(old, values[first + k], f.keep, f.add));
@@ -82,7 +85,8 @@ __device__ void blend_rows(const PartialLabel<T, State>& work, State* state, con
        i += kThreads) {
     State* row = work.row(state, first + i);
     bool writes = row != nullptr;
-    for (int32_t k = 0; writes && k < i; ++k) writes = step.ids[first + k] != step.ids[first + i];
+    for (int32_t k = 0; shared && writes && k < i; ++k)
+      writes = step.ids[first + k] != step.ids[first + i];
     const State narrow = static_cast<State>(step.stored[first + i]);
     if (writes && is_storable(static_cast<double>(narrow), log_domain)) *row = narrow;
   }
@@ -100,21 +104,35 @@ __global__ void __launch_bounds__(kThreads)
   const auto term = make_partial_term<kKind, T>(
       call.batch.margin, call.batch.scale, kind_of(call.rule, has_state), call.schedules.kl_weight);
 
+  // Items, for the rows, and anchors, for the columns, in shared memory.
+  XRISK_SHARED(T, scores, [kSmallPartialBatch]);
+  XRISK_SHARED(T, weights, [kSmallPartialBatch]);
+  XRISK_SHARED(T, anchors, [kSmallPartialBatch]);
+  XRISK_SHARED(T, shifts, [kSmallPartialBatch]);
+
   compact_label<kThreads>(work);
   prepare<kThreads, kKind>(work);
   const int32_t live = work.live();
+  for (int j = t; j < batch; j += kThreads) {
+    scores[j] = step.items[first + j];
+    weights[j] = step.item_weights[first + j];
+    if (j >= live) continue;
+    anchors[j] = step.anchors[first + j];
+    shifts[j] = static_cast<T>(buffers.shifts[first + j]);
+  }
+  __syncthreads();
 
   // ---- rows
   for (int32_t i = warp_index() * kRowAnchors; i < live; i += kThreads / 32 * kRowAnchors) {
     T x[kRowAnchors], shift[kRowAnchors];
     double out[kRowAnchors][3] = {};
     for (int a = 0; a < kRowAnchors; ++a) {
-      const int64_t at = first + (i + a < live ? i + a : i);
-      x[a] = step.anchors[at];
-      shift[a] = static_cast<T>(buffers.shifts[at]);
+      const int32_t at = i + a < live ? i + a : i;
+      x[a] = anchors[at];
+      shift[a] = shifts[at];
     }
-    add_rows<kRowAnchors>(term, x, shift, static_cast<const T*>(step.items + first),
-                          static_cast<const T*>(step.item_weights + first), batch, out);
+    add_rows<kRowAnchors>(term, x, shift, static_cast<const T*>(scores),
+                          static_cast<const T*>(weights), batch, out);
     for (int a = 0; a < kRowAnchors; ++a) {
       double total[3];
       for (int k = 0; k < 3; ++k) total[k] = warp_sum(out[a][k]);
@@ -148,14 +166,19 @@ __global__ void __launch_bounds__(kThreads)
   const bool bad = work.totals().bad != 0;
   const double factor = buffers.factor[work.label] * static_cast<double>(share);
   const StepAccess<T, State> access{call.batch};
+  XRISK_SHARED(T, anchor_weights, [kSmallPartialBatch]);
+  for (int32_t i = t; i < live; i += kThreads) {
+    anchor_weights[i] = static_cast<T>(step.weights[first + i]);
+  }
+  __syncthreads();
   for (int j = t; j < batch; j += kThreads) {
-    const T weight = step.item_weights[first + j];
+    constexpr int kTerms = 64;  // of a sum in T
+    const T weight = weights[j];
     double sum = 0.0;
-    for (int32_t i = 0; weight != T(0) && i < live; ++i) {
-      T value, slope, above;
-      term(step.items[first + j] - step.anchors[first + i],
-           static_cast<T>(buffers.shifts[first + i]), value, slope, above);
-      sum += step.weights[first + i] * static_cast<double>(slope);
+    for (int32_t i = 0; weight != T(0) && i < live; i += kTerms) {
+      sum += column_of(term, scores[j], static_cast<const T*>(anchors + i),
+                       static_cast<const T*>(shifts + i), static_cast<const T*>(anchor_weights + i),
+                       0, 1, live - i < kTerms ? live - i : kTerms);
     }
     const double pull = factor * sum * static_cast<double>(weight);
     call.batch.gradient[access.at(j, work.label)] = static_cast<T>(bad ? NAN : pull);

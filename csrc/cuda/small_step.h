@@ -2,15 +2,14 @@
 #pragma once
 
 #include "cuda/score_step.h"
-#include "cuda/score_step_kernels.h"
 
 namespace xrisk::cuda {
 
-constexpr int kSmallBatch = 1024;
-constexpr int kSmallThreads = 256;
+// A thread an entry, and what shared memory holds.
+template <class T>
+constexpr int kSmallBatch = sizeof(T) == sizeof(float) ? 1024 : 512;
 
 template <class T, class State>
-cudaError_t launch_small_step(const ScoreStep<T, State>& call, const StepBuffers<T>& buffers,
-                              T share, cudaStream_t stream);
+cudaError_t launch_small_step(const ScoreStep<T, State>& call, T share, cudaStream_t stream);
 
 }  // namespace xrisk::cuda

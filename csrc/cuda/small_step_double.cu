@@ -5,20 +5,16 @@
 namespace xrisk::cuda {
 
 template <class T, class State>
-cudaError_t launch_small_step(const ScoreStep<T, State>& call, const StepBuffers<T>& buffers,
-                              T share, cudaStream_t stream) {
+cudaError_t launch_small_step(const ScoreStep<T, State>& call, T share, cudaStream_t stream) {
   const StepAccess<T, State> access{call};
   visit_kind(call.surrogate, [&](auto kind) {
-    XRISK_LAUNCH((small_step_kernel<kSmallThreads, kSmallBatch, decltype(kind)::value, T, State>),
-                 static_cast<unsigned>(call.labels), kSmallThreads, 0, stream, access, buffers,
-                 share);
+    XRISK_LAUNCH((small_step_kernel<kSmallBatch<T>, decltype(kind)::value, T, State>),
+                 static_cast<unsigned>(call.labels), kSmallBatch<T>, 0, stream, access, share);
   });
   return cudaGetLastError();
 }
 
-template cudaError_t launch_small_step(const ScoreStep<double, float>&, const StepBuffers<double>&,
-                                       double, cudaStream_t);
-template cudaError_t launch_small_step(const ScoreStep<double, double>&, const StepBuffers<double>&,
-                                       double, cudaStream_t);
+template cudaError_t launch_small_step(const ScoreStep<double, float>&, double, cudaStream_t);
+template cudaError_t launch_small_step(const ScoreStep<double, double>&, double, cudaStream_t);
 
 }  // namespace xrisk::cuda

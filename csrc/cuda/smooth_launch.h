@@ -4,27 +4,33 @@
 
 #include <algorithm>
 
+#include "cuda/moments.h"
 #include "cuda/smooth_kernels.h"
 #include "cuda/workspace.h"
 
 namespace xrisk::cuda {
 
-// Threads of a block (and bins of a window), the most bins, the most chunks of sources.
-template <int kBlockThreads, int kMostBins, int kMostChunks>
+// Threads of a block; the most bins; chunks of sources at the most bins; how tiles of sources are
+// sorted.
+template <int kBlockThreads, int kMostBins, int kMostChunks, class SortTile>
 struct SmoothShape {
   static constexpr int kBlock = kBlockThreads;
   static constexpr int64_t kBins = kMostBins;
   static constexpr int64_t kChunks = kMostChunks;
+  using Tile = SortTile;
+  static_assert(kBins <= 1 << 16, "bins of 16 bits");
 };
-// Chosen for memory, not measured: 4096 bins are 5000 temperatures, 64 chunks 16 MB of partial
-// sums.
-using DefaultSmooth = SmoothShape<256, 4096, 64>;
+// 4096 bins are 5000 temperatures. With so many, 128 chunks are 32 MB of partial sums and a block a
+// multiprocessor; with few bins each tile is its own chunk.
+using DefaultSmooth = SmoothShape<256, 4096, 128, SmoothTile<512, 4, 7>>;
 
-constexpr int kSmoothRangeBlocks = 64;
+constexpr int64_t kSmoothBlocks = 1024;  // of one launch, about: the rest is strides
+constexpr int64_t kSmoothRangeBlocks = 256;
+constexpr int64_t kUnjoinedChunks = 4;  // up to here whoever reads moments sums the chunks
 
 template <class T>
 struct SmoothMemory {
-  int64_t max_bins, chunks, chunk_length, problems;
+  int64_t max_bins, chunks, cells, problems;
   int range_blocks;
   SmoothBins* plans;
   ScoreRange* ranges;
@@ -41,15 +47,16 @@ struct SmoothMemory {
     const auto divide_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     const int64_t segments = problem.segments;
     problems = segments * problem.channels;
+    const int64_t some_problems = std::max<int64_t>(1, problems);
     // Many problems share the memory of eight; and with more bins than scores direct is no slower.
     const int64_t share = 8 * Shape::kBins / std::max<int64_t>(8, problems);
     const int64_t scores = problem.anchors.capacity + problem.items.capacity;
     max_bins =
         std::max(kBlock, std::min(share, divide_up(scores, kBlock) * kBlock) / kBlock * kBlock);
-    const int64_t wanted = std::min(divide_up(sources.capacity, 4 * kBlock),
-                                    Shape::kChunks / std::max<int64_t>(1, problems));
-    chunks = std::max<int64_t>(1, wanted);
-    chunk_length = divide_up(sources.capacity, chunks);
+    const int64_t tiles = std::max<int64_t>(1, divide_up(sources.capacity, Shape::Tile::kSources));
+    chunks = std::clamp<int64_t>(kSmoothBlocks / some_problems, 1, tiles);
+    const int64_t most_cells = Shape::kChunks * Shape::kBins / some_problems;
+    cells = std::max(max_bins, std::min(chunks * max_bins, most_cells));
     const int64_t most = std::max(problem.anchors.capacity, problem.items.capacity);
     range_blocks =
         static_cast<int>(std::clamp<int64_t>(divide_up(most, 4 * kBlock), 1, kSmoothRangeBlocks));
@@ -61,11 +68,13 @@ struct SmoothMemory {
     tables = carver.take<double>(2 * kOffsets * kTerms * kTerms);
     const size_t before = carver.used();
     direct = workspace == nullptr ? nullptr : static_cast<char*>(workspace) + before;
-    partial = carver.take<double>(problems * chunks * max_bins * kTerms);
-    moments = carver.take<double>(problems * max_bins * kTerms);
+    partial = carver.take<double>(problems * cells * kTerms);
+    moments = carver.take<double>(joins() ? problems * max_bins * kTerms : 0);
     local = carver.take<double>(problems * max_bins * 2 * kTerms);
     bytes = std::max(carver.used(), before + direct_bytes);
   }
+
+  bool joins() const { return chunks > kUnjoinedChunks; }
 };
 
 template <class Shape, class T>
@@ -88,18 +97,38 @@ inline bool smooth_fits(int64_t segments, int64_t problems) {
   return segments <= 65535 && problems <= 65535;
 }
 
+// Bins, and the tables for targets that are the anchors or the items.
 template <class Shape, class T>
 cudaError_t launch_smooth_plan(const PairProblem<T>& problem, const Side<T>& targets,
-                               const SmoothMemory<T>& memory, cudaStream_t stream) {
+                               bool to_anchors, const SmoothMemory<T>& memory,
+                               cudaStream_t stream) {
+  constexpr int kTables = 2 * SmoothFit<T>::kReach + 1;
+  constexpr int kThreads = SmoothFit<T>::kTerms * SmoothFit<T>::kTerms;
   const unsigned segments = static_cast<unsigned>(problem.segments);
   const dim3 ranges(static_cast<unsigned>(memory.range_blocks), segments);
   XRISK_LAUNCH((smooth_range_kernel<Shape::kBlock, T>), ranges, Shape::kBlock, 0, stream,
                problem.anchors, problem.items, memory.ranges);
-  XRISK_LAUNCH((smooth_plan_kernel<T>), (segments + 31) / 32, 32, 0, stream,
-               static_cast<const ScoreRange*>(memory.ranges), memory.range_blocks,
-               int64_t{problem.segments}, memory.max_bins, problem.scale, targets, memory.plans,
-               memory.smooth_live, memory.direct_live);
+  const SmoothPlanArgs<T> args{memory.ranges,     memory.range_blocks, int64_t{problem.segments},
+                               memory.max_bins,   memory.cells,        problem.scale,
+                               targets,           memory.plans,        memory.smooth_live,
+                               memory.direct_live};
+  const double sign = to_anchors ? 1.0 : -1.0;
+  const unsigned blocks = kTables + blocks_for(segments, kThreads / 32);
+  if (problem.surrogate == Surrogate::kLogistic) {
+    XRISK_LAUNCH((smooth_plan_kernel<true, T>), blocks, kThreads, 0, stream, args, sign,
+                 memory.tables);
+  } else {
+    XRISK_LAUNCH((smooth_plan_kernel<false, T>), blocks, kThreads, 0, stream, args, sign,
+                 memory.tables);
+  }
   return cudaGetLastError();
+}
+
+// Blocks that share `count` entries of each of some problems.
+inline dim3 smooth_grid(int64_t count, int64_t entries_a_block, int64_t problems) {
+  const int64_t blocks = (count + entries_a_block - 1) / entries_a_block;
+  return dim3(static_cast<unsigned>(std::clamp<int64_t>(kSmoothBlocks / problems, 1, blocks)),
+              static_cast<unsigned>(problems));
 }
 
 // From the sources' moments to the polynomials of the targets.
@@ -108,23 +137,25 @@ cudaError_t launch_smooth_local(const PairProblem<T>& problem, const Side<T>& so
                                 const W* weights, bool to_anchors, const SmoothMemory<T>& memory,
                                 cudaStream_t stream) {
   constexpr int kTerms = SmoothFit<T>::kTerms, kBlock = Shape::kBlock;
+  using Tile = typename Shape::Tile;
   const SmoothBins* plans = memory.plans;
-  const unsigned problems = static_cast<unsigned>(memory.problems);
-  XRISK_LAUNCH((smooth_table_kernel<kLogistic, T>), 2 * SmoothFit<T>::kReach + 1, kTerms * kTerms,
-               0, stream, to_anchors ? 1.0 : -1.0, memory.tables);
-  const dim3 windows(static_cast<unsigned>(memory.max_bins / kBlock),
-                     static_cast<unsigned>(memory.chunks), problems);
-  XRISK_LAUNCH((smooth_moments_kernel<kBlock, T, W>), windows, kBlock, 0, stream, plans, sources,
-               weights, problem.channels, memory.chunk_length, memory.max_bins, memory.partial);
-  const dim3 numbers(static_cast<unsigned>(memory.max_bins * kTerms / kBlock), problems);
-  XRISK_LAUNCH((smooth_join_kernel<T>), numbers, kBlock, 0, stream, plans,
-               static_cast<const double*>(memory.partial), problem.channels,
-               static_cast<int>(memory.chunks), memory.max_bins, memory.moments);
-  const dim3 bins(static_cast<unsigned>(memory.max_bins / (kBlock / 32)), problems);
-  XRISK_LAUNCH((smooth_translate_kernel<kBlock, kLogistic, T>), bins, kBlock, 0, stream, plans,
-               static_cast<const double*>(memory.moments),
-               static_cast<const double*>(memory.tables), problem.channels, memory.max_bins,
-               to_anchors, memory.local);
+  const double* moments = memory.partial;
+  int64_t cells = memory.cells, chunks = memory.chunks;
+  const dim3 tiles(static_cast<unsigned>(chunks), static_cast<unsigned>(memory.problems));
+  XRISK_LAUNCH((smooth_moments_kernel<Tile, T, W>), tiles, Tile::kBlock, 0, stream, plans, sources,
+               weights, problem.channels, cells, memory.partial);
+  if (memory.joins()) {
+    const dim3 numbers = smooth_grid(memory.max_bins * kTerms, 32, memory.problems);
+    XRISK_LAUNCH((smooth_join_kernel<kBlock, Tile, T>), numbers, kBlock, 0, stream, plans, sources,
+                 moments, problem.channels, cells, chunks, memory.max_bins, memory.moments);
+    moments = memory.moments;
+    cells = memory.max_bins;
+    chunks = 1;
+  }
+  const dim3 bins = smooth_grid(memory.max_bins, 1, memory.problems);
+  XRISK_LAUNCH((smooth_translate_kernel<kBlock, Tile, kLogistic, T>), bins, kBlock, 0, stream,
+               plans, sources, moments, cells, chunks, static_cast<const double*>(memory.tables),
+               problem.channels, memory.max_bins, to_anchors, memory.local);
   return cudaGetLastError();
 }
 
@@ -137,6 +168,31 @@ cudaError_t launch_smooth_local(const PairProblem<T>& problem, const Side<T>& so
                                                 stream)
              : launch_smooth_local<Shape, false>(problem, sources, weights, to_anchors, memory,
                                                  stream);
+}
+
+// Polynomials at the targets.
+template <class Shape, class T>
+cudaError_t launch_smooth_rows(const PairProblem<T>& problem, const SmoothMemory<T>& memory,
+                               double* sums, double* slopes, cudaStream_t stream) {
+  const dim3 anchors = smooth_grid(problem.anchors.capacity, Shape::kBlock, problem.segments);
+  XRISK_LAUNCH((smooth_rows_kernel<Shape::kBlock, T>), anchors, Shape::kBlock, 0, stream,
+               static_cast<const SmoothBins*>(memory.plans),
+               static_cast<const double*>(memory.local), problem.anchors,
+               static_cast<const int32_t*>(memory.smooth_live), problem.scale, problem.channels,
+               memory.max_bins, sums, slopes);
+  return cudaGetLastError();
+}
+
+template <class Shape, class T>
+cudaError_t launch_smooth_columns(const PairProblem<T>& problem, const SmoothMemory<T>& memory,
+                                  T* out, cudaStream_t stream) {
+  const dim3 items = smooth_grid(problem.items.capacity, Shape::kBlock, problem.segments);
+  XRISK_LAUNCH((smooth_columns_kernel<Shape::kBlock, T>), items, Shape::kBlock, 0, stream,
+               static_cast<const SmoothBins*>(memory.plans),
+               static_cast<const double*>(memory.local), problem.items,
+               static_cast<const int32_t*>(memory.smooth_live), problem.scale, problem.channels,
+               memory.max_bins, out);
+  return cudaGetLastError();
 }
 
 inline bool is_smooth(Surrogate surrogate) {
@@ -160,21 +216,14 @@ cudaError_t smooth_rows(const PairRows<T>& call, void* workspace, cudaStream_t s
   const SmoothMemory<T> memory(problem, problem.items, direct_rows_workspace_bytes(problem),
                                workspace, bytes, Shape());
   if (!smooth_fits(problem.segments, memory.problems)) return cudaErrorInvalidValue;
-  XRISK_RETURN_IF_WRONG((launch_smooth_plan<Shape>(problem, problem.anchors, memory, stream)));
+  XRISK_RETURN_IF_WRONG(
+      (launch_smooth_plan<Shape>(problem, problem.anchors, true, memory, stream)));
   PairRows<T> direct = call;
   direct.problem.anchors.live = memory.direct_live;
   XRISK_RETURN_IF_WRONG(launch_direct_rows(direct, memory.direct, stream));
   XRISK_RETURN_IF_WRONG((launch_smooth_local<Shape>(problem, problem.items, problem.items.weights,
                                                     true, memory, stream)));
-  const dim3 anchors(
-      static_cast<unsigned>((problem.anchors.capacity + Shape::kBlock - 1) / Shape::kBlock),
-      static_cast<unsigned>(problem.segments));
-  XRISK_LAUNCH((smooth_rows_kernel<T>), anchors, Shape::kBlock, 0, stream,
-               static_cast<const SmoothBins*>(memory.plans),
-               static_cast<const double*>(memory.local), problem.anchors,
-               static_cast<const int32_t*>(memory.smooth_live), problem.scale, problem.channels,
-               memory.max_bins, call.sums, call.slopes);
-  return cudaGetLastError();
+  return launch_smooth_rows<Shape>(problem, memory, call.sums, call.slopes, stream);
 }
 
 template <class Shape, class T>
@@ -186,7 +235,7 @@ cudaError_t smooth_columns(const PairColumns<T>& call, void* workspace, cudaStre
   const SmoothMemory<T> memory(problem, problem.anchors, direct_columns_workspace_bytes(problem),
                                workspace, bytes, Shape());
   if (!smooth_fits(problem.segments, memory.problems)) return cudaErrorInvalidValue;
-  XRISK_RETURN_IF_WRONG((launch_smooth_plan<Shape>(problem, problem.items, memory, stream)));
+  XRISK_RETURN_IF_WRONG((launch_smooth_plan<Shape>(problem, problem.items, false, memory, stream)));
   PairColumns<T> direct = call;
   direct.problem.items.live = memory.direct_live;
   XRISK_RETURN_IF_WRONG(launch_direct_columns(direct, memory.direct, stream));
@@ -194,15 +243,7 @@ cudaError_t smooth_columns(const PairColumns<T>& call, void* workspace, cudaStre
     XRISK_RETURN_IF_WRONG((launch_smooth_local<Shape>(problem, problem.anchors, call.anchor_weights,
                                                       false, memory, stream)));
   }
-  const dim3 items(
-      static_cast<unsigned>((problem.items.capacity + Shape::kBlock - 1) / Shape::kBlock),
-      static_cast<unsigned>(problem.segments));
-  XRISK_LAUNCH((smooth_columns_kernel<T>), items, Shape::kBlock, 0, stream,
-               static_cast<const SmoothBins*>(memory.plans),
-               static_cast<const double*>(memory.local), problem.items,
-               static_cast<const int32_t*>(memory.smooth_live), problem.scale, problem.channels,
-               memory.max_bins, call.out);
-  return cudaGetLastError();
+  return launch_smooth_columns<Shape>(problem, memory, call.out, stream);
 }
 
 }  // namespace xrisk::cuda

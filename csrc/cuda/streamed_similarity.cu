@@ -36,6 +36,8 @@ Stream stream_over(const StreamedSimilarities& problem, bool by_rows) {
   Stream s;
   s.owners = by_rows ? problem.x : problem.y;
   s.others = by_rows ? problem.y : problem.x;
+  s.owner_scales = by_rows ? problem.x_scales : problem.y_scales;
+  s.other_scales = by_rows ? problem.y_scales : problem.x_scales;
   s.owner_count = by_rows ? problem.rows : problem.columns;
   s.other_count = by_rows ? problem.columns : problem.rows;
   s.width = problem.width;
@@ -68,9 +70,29 @@ cudaError_t for_instance(const StreamedSimilarities& problem, F&& launch) {
   return problem.bfloat16 ? with_depth(Bfloat16{}) : with_depth(Float16{});
 }
 
+cudaError_t sum(const StreamedSimilarities& problem, bool by_rows, const float* inverses,
+                const ExpSums<float>& sums, void* workspace, cudaStream_t stream) {
+  const Stream s = stream_over(problem, by_rows);
+  if (s.owner_count == 0) return cudaSuccess;
+  const int64_t splits = splits_of(s.other_count, s.tiles_of_split);
+  Carver carver(workspace);
+  const ExpSums<float> parts = carve_sums(carver, splits * s.owner_count);
+  const dim3 grid(static_cast<unsigned>(pieces(s.owner_count, kTile)),
+                  static_cast<unsigned>(splits));
+  const cudaError_t error = for_instance(problem, [&](auto depth, auto half) {
+    XRISK_LAUNCH((streamed_sums_kernel<decltype(depth)::value, decltype(half)>), grid,
+                 kStreamThreads, 0, stream, s, inverses, parts);
+    return cudaGetLastError();
+  });
+  if (error != cudaSuccess) return error;
+  XRISK_LAUNCH(merge_parts_kernel, static_cast<unsigned>(pieces(s.owner_count, kThreads)), kThreads,
+               0, stream, parts, s.owner_count, splits, inverses, sums);
+  return cudaGetLastError();
+}
+
 cudaError_t differentiate(const StreamedSimilarities& problem, bool by_rows,
-                          const PairWeights<float>& weights, float* out, void* workspace,
-                          cudaStream_t stream) {
+                          const PairWeights<float>& rows, const PairWeights<float>& columns,
+                          float* out, void* workspace, cudaStream_t stream) {
   const Stream s = stream_over(problem, by_rows);
   const int64_t size = s.owner_count * s.width, splits = splits_of(s.other_count, s.tiles_of_split);
   if (size == 0) return cudaSuccess;
@@ -80,7 +102,8 @@ cudaError_t differentiate(const StreamedSimilarities& problem, bool by_rows,
                   static_cast<unsigned>(splits));
   const cudaError_t error = for_instance(problem, [&](auto depth, auto half) {
     XRISK_LAUNCH((streamed_gradient_kernel<decltype(depth)::value, decltype(half)>), grid,
-                 kStreamThreads, 0, stream, s, weights, parts);
+                 kStreamThreads, 0, stream, s, by_rows ? rows : columns, by_rows ? columns : rows,
+                 parts);
     return cudaGetLastError();
   });
   if (error != cudaSuccess || splits == 1) return error;
@@ -104,33 +127,24 @@ size_t streamed_workspace_bytes(const StreamedSimilarities& problem) {
   return most;
 }
 
-cudaError_t launch_streamed_sums(const StreamedSimilarities& problem, const float* inverses,
-                                 const ExpSums<float>& rows, void* workspace, cudaStream_t stream) {
-  if (problem.rows == 0) return cudaSuccess;
-  const Stream s = stream_over(problem, true);
-  const int64_t splits = splits_of(s.other_count, s.tiles_of_split);
-  Carver carver(workspace);
-  const ExpSums<float> parts = carve_sums(carver, splits * problem.rows);
-  const dim3 grid(static_cast<unsigned>(pieces(problem.rows, kTile)),
-                  static_cast<unsigned>(splits));
-  const cudaError_t error = for_instance(problem, [&](auto depth, auto half) {
-    XRISK_LAUNCH((streamed_sums_kernel<decltype(depth)::value, decltype(half)>), grid,
-                 kStreamThreads, 0, stream, s, inverses, parts);
-    return cudaGetLastError();
-  });
-  if (error != cudaSuccess) return error;
-  XRISK_LAUNCH(merge_parts_kernel, static_cast<unsigned>(pieces(problem.rows, kThreads)), kThreads,
-               0, stream, parts, problem.rows, splits, inverses, rows);
-  return cudaGetLastError();
+cudaError_t launch_streamed_sums(const StreamedSimilarities& problem, const float* row_inverses,
+                                 const ExpSums<float>& rows, const float* column_inverses,
+                                 const ExpSums<float>& columns, void* workspace,
+                                 cudaStream_t stream) {
+  const cudaError_t error = sum(problem, true, row_inverses, rows, workspace, stream);
+  if (error != cudaSuccess || columns.peaks == nullptr) return error;
+  return sum(problem, false, column_inverses, columns, workspace, stream);
 }
 
 cudaError_t launch_streamed_gradients(const StreamedSimilarities& problem,
-                                      const PairWeights<float>& rows, float* dx, float* dy,
+                                      const PairWeights<float>& rows,
+                                      const PairWeights<float>& columns, float* dx, float* dy,
                                       void* workspace, cudaStream_t stream) {
+  const PairWeights<float> others = problem.symmetric ? rows : columns;
   cudaError_t error = cudaSuccess;
-  if (dx != nullptr) error = differentiate(problem, true, rows, dx, workspace, stream);
+  if (dx != nullptr) error = differentiate(problem, true, rows, others, dx, workspace, stream);
   if (error != cudaSuccess || dy == nullptr) return error;
-  return differentiate(problem, false, rows, dy, workspace, stream);
+  return differentiate(problem, false, rows, others, dy, workspace, stream);
 }
 
 }  // namespace xrisk::cuda

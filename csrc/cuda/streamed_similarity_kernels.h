@@ -1,13 +1,14 @@
 // Kernels that stream similarities s = <a_i, b_j> of 16-bit rows through the tensor cores.
 //
 //   sums:      per owner i,  peak = max s, mass = sum e^z, moment = sum e^z z, z = (s - peak) / t
-//   gradient:  out_i = sum_j w_ij b_j,  w_ij the weight of the pair
+//   gradient:  out_i = sum_j w_ij b_j,  w_ij the weights of the pair by either side or both
 //
 // Mapping: a thread block has kTile owners, 16 a warp, whose rows stay in registers; tiles of kTile
 // others pass through shared memory, and part blockIdx.y of them is the block's own. The gradient
 // by the keys is the same kernel with the keys as owners, so that every sum has one owner and one
-// order. Bytes: the others once per block of owners, from L2; nothing of size N M. Flops: 2 N M D
-// for the sums, 6 N M D for each gradient (the similarities again, weights in two parts).
+// order. Rows may have scales, which similarities and weights are multiplied by. Bytes: the others
+// once per block of owners, from L2; nothing of size N M. Flops: 2 N M D for the sums, 6 N M D for
+// each gradient (the similarities again, weights in two parts).
 //
 // Hazards: as cuda/tensor_core.h. A weight rounded to 16 bits would be off by up to 2^-9
 // (bfloat16), so that it is the sum of two: 2^-17. float16 has few exponents: weights are scaled by
@@ -15,6 +16,7 @@
 // cuda/similarity_kernels.h.
 #pragma once
 
+#include "cuda/pair_weights.h"
 #include "cuda/similarity_kernels.h"
 #include "cuda/streamed_similarity.h"
 #include "cuda/tensor_core.h"
@@ -29,6 +31,8 @@ constexpr int kColumns = kTile / 8;  // fragments of similarities side by side
 struct Stream {
   const uint16_t* owners;
   const uint16_t* others;
+  const float* owner_scales;  // null: 1
+  const float* other_scales;
   int64_t owner_count, other_count, width;
   const int64_t* exclude;
   int64_t exclusions;
@@ -92,11 +96,22 @@ __device__ __forceinline__ bool mark_left_out(const Stream& s, int64_t owner, in
   return __syncthreads_or(word != 0) != 0;
 }
 
+__device__ __forceinline__ float scale_of(const float* scales, int64_t at, int64_t count) {
+  return scales != nullptr && at < count ? scales[at] : 1.0f;
+}
+
+// Of the tile's others, before a barrier.
+__device__ __forceinline__ void load_scales(const Stream& s, int64_t other, float* scales) {
+  const int64_t at = other + threadIdx.x;
+  if (threadIdx.x < kTile) scales[threadIdx.x] = scale_of(s.other_scales, at, s.other_count);
+}
+
 // Similarities of a warp's 16 owners and the tile's others; -inf where the pair does not count.
 // Lane 4 g + t has owners g and g + 8 of the warp, others 8 n + 2 t and one more.
 template <int kDepth, class Half>
 __device__ __forceinline__ void multiply_tile(const Stream& s, const LeftFragment (&owners)[kDepth],
-                                              const uint16_t* tile, bool marked,
+                                              const float (&owner_scales)[2], const uint16_t* tile,
+                                              const float* scales, bool marked,
                                               const unsigned long long* left_out,
                                               SumFragment (&found)[kColumns]) {
   const int lane = lane_index();
@@ -111,6 +126,15 @@ __device__ __forceinline__ void multiply_tile(const Stream& s, const LeftFragmen
       load_matrices(row + 8 * n * kTileStride<kDepth> + 16 * k, pairs);
       multiply_add<Half>(owners[k], RightFragment{{pairs[0], pairs[1]}}, found[n]);
       multiply_add<Half>(owners[k], RightFragment{{pairs[2], pairs[3]}}, found[n + 1]);
+    }
+  }
+  if (s.other_scales != nullptr) {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        found[n].at[i] *= owner_scales[i / 2] * scales[8 * n + lane % 4 * 2 + i % 2];
+      }
     }
   }
   if (!marked) return;
@@ -146,25 +170,28 @@ __global__ void __launch_bounds__(kStreamThreads)
     streamed_sums_kernel(Stream s, const float* inverses, ExpSums<float> parts) {
   XRISK_SHARED(uint16_t, tile, [kTile * kTileStride<kDepth>]);
   XRISK_SHARED(unsigned long long, left_out, [kTile]);
+  XRISK_SHARED(float, scales, [kTile]);
   const int64_t owner = static_cast<int64_t>(blockIdx.x) * kTile;
   LeftFragment owners[kDepth];
   load_owners<kDepth>(s, owner, tile, owners);
   int64_t mine[2];
-  float inverse[2], peak[2] = {-INFINITY, -INFINITY};
+  float own_scales[2], inverse[2], peak[2] = {-INFINITY, -INFINITY};
   double mass[2] = {}, moment[2] = {};
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     mine[h] = owner + 16 * warp_index() + lane_index() / 4 + 8 * h;
     inverse[h] = mine[h] < s.owner_count ? inverses[mine[h]] : 1.0f;
+    own_scales[h] = scale_of(s.owner_scales, mine[h], s.owner_count);
   }
   const int64_t first = blockIdx.y * s.tiles_of_split * kTile;
   for (int64_t t = 0; t < s.tiles_of_split && first + t * kTile < s.other_count; ++t) {
     const int64_t other = first + t * kTile;
     __syncthreads();
     load_tile<kDepth>(s, s.others, other, s.other_count, tile);
+    load_scales(s, other, scales);
     const bool marked = mark_left_out(s, owner, other, left_out);
     SumFragment found[kColumns];
-    multiply_tile<kDepth, Half>(s, owners, tile, marked, left_out, found);
+    multiply_tile<kDepth, Half>(s, owners, own_scales, tile, scales, marked, left_out, found);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float high = -INFINITY;
@@ -186,7 +213,7 @@ __global__ void __launch_bounds__(kStreamThreads)
       for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float z = exponent(found[n].at[2 * h + i], shift, inverse[h]), e = expf(z);
+          const float z = exponent(found[n].at[2 * h + i], shift, inverse[h]), e = __expf(z);
           tile_mass += e;
           tile_moment += e * z;
         }
@@ -223,39 +250,34 @@ __global__ void merge_parts_kernel(ExpSums<float> parts, int64_t count, int64_t 
   }
 }
 
-// The power of two that brings the largest of the warp's weights below 2^15.
-__device__ __forceinline__ float fitting_scale(float largest) {
-  largest = warp_max(largest);
-  const uint32_t biased = __float_as_uint(largest) >> 23;  // 255: not finite
-  return __uint_as_float((127 + 14 + 127 - (biased < 40 ? 40 : biased)) << 23);
-}
-
-// out [parts, owners, D] = sum of weight * other; the weights are those of the side that excludes.
+// out [parts, owners, D] = sum of weight * other, the weights being those of the owners, of the
+// others, or both; an owner's is as many times too large as its scale.
 template <int kDepth, class Half>
 __global__ void __launch_bounds__(kStreamThreads)
-    streamed_gradient_kernel(Stream s, PairWeights<float> weights, float* out) {
+    streamed_gradient_kernel(Stream s, PairWeights<float> of_owners, PairWeights<float> of_others,
+                             float* out) {
   XRISK_SHARED(uint16_t, tile, [kTile * kTileStride<kDepth>]);
   XRISK_SHARED(unsigned long long, left_out, [kTile]);
-  XRISK_SHARED(float, passing, [4][kTile]);  // weights of the others, where those exclude
+  XRISK_SHARED(float, scales, [kTile]);
+  XRISK_SHARED(float4, passing, [kTile]);  // weights of the others
   constexpr bool kNarrow = std::is_same_v<Half, Float16>;
   const int64_t owner = static_cast<int64_t>(blockIdx.x) * kTile;
   const int lane = lane_index();
+  const bool by_owners = of_owners.weights != nullptr, by_others = of_others.weights != nullptr;
   LeftFragment owners[kDepth];
   load_owners<kDepth>(s, owner, tile, owners);
   // of an anchor out of range no pair counts
-  const auto weight_of = [&](int64_t anchor, int64_t count, float (&of)[4]) {
-    const bool there = anchor < count;
-    of[0] = there ? weights.weights[anchor] : 0.0f;
-    of[1] = there ? weights.peaks[anchor] : 0.0f;
-    of[2] = there ? weights.inverse_temperatures[anchor] : 1.0f;
-    of[3] = there ? weights.shifts[anchor] : 0.0f;
+  const auto weights_of = [](const PairWeights<float>& of, int64_t anchor, int64_t count) {
+    return anchor < count ? anchor_weights(of, anchor) : make_float4(0.0f, 0.0f, 1.0f, 0.0f);
   };
   int64_t mine[2];
-  float own[2][4];
+  float own_scales[2];
+  float4 own[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     mine[h] = owner + 16 * warp_index() + lane / 4 + 8 * h;
-    weight_of(mine[h], s.owners_exclude ? s.owner_count : 0, own[h]);
+    own[h] = weights_of(of_owners, mine[h], by_owners ? s.owner_count : 0);
+    own_scales[h] = scale_of(s.owner_scales, mine[h], s.owner_count);
   }
   SumFragment sums[2 * kDepth] = {};
   const int64_t first = blockIdx.y * s.tiles_of_split * kTile;
@@ -263,29 +285,28 @@ __global__ void __launch_bounds__(kStreamThreads)
     const int64_t other = first + t * kTile;
     __syncthreads();
     load_tile<kDepth>(s, s.others, other, s.other_count, tile);
-    if (!s.owners_exclude && threadIdx.x < kTile) {
-      float of[4];
-      weight_of(other + threadIdx.x, s.other_count, of);
-      for (int k = 0; k < 4; ++k) passing[k][threadIdx.x] = of[k];
+    load_scales(s, other, scales);
+    if (by_others && threadIdx.x < kTile) {
+      passing[threadIdx.x] = weights_of(of_others, other + threadIdx.x, s.other_count);
     }
     const bool marked = mark_left_out(s, owner, other, left_out);
     SumFragment found[kColumns];
-    multiply_tile<kDepth, Half>(s, owners, tile, marked, left_out, found);
+    multiply_tile<kDepth, Half>(s, owners, own_scales, tile, scales, marked, left_out, found);
     float largest = 0.0f;
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int c = 8 * n + lane % 4 * 2 + i % 2;
-        const float* of = own[i / 2];
-        const float passed[4] = {
-            s.owners_exclude ? of[0] : passing[0][c], s.owners_exclude ? of[1] : passing[1][c],
-            s.owners_exclude ? of[2] : passing[2][c], s.owners_exclude ? of[3] : passing[3][c]};
-        found[n].at[i] = passed[0] * expf((found[n].at[i] - passed[1]) * passed[2] + passed[3]);
-        largest = fmaxf(largest, fabsf(found[n].at[i]));
+        float weight = by_owners ? pair_weight(found[n].at[i], own[i / 2]) : 0.0f;
+        if (by_others) weight += pair_weight(found[n].at[i], passing[c]);
+        if (s.other_scales != nullptr) weight *= own_scales[i / 2] * scales[c];
+        found[n].at[i] = weight;
+        largest = fmaxf(largest, fabsf(weight));
       }
     }
-    const float scale = kNarrow ? fitting_scale(largest) : 1.0f, back = 1.0f / scale;
+    const float scale = kNarrow ? scale_below_half_range(warp_max(largest)) : 1.0f,
+                back = 1.0f / scale;
     LeftFragment high[kColumns / 2], low[kColumns / 2];
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {

@@ -1,8 +1,9 @@
 // Selection by weight in one block: the first entries in the order of their keys, from the highest,
 // as many as a given weight is.
 //
-// The threshold is found bit by bit: each of the key's 32 or 64 bits takes one sum over the
-// entries. Bytes: the keys once a bit, from the caches. No atomics: one result, whatever the order.
+// The threshold is found two bits at a time: each step takes three sums over the entries, reduced
+// together. Bytes: the keys once a step, from the caches. No atomics: one result, whatever the
+// order.
 #pragma once
 
 #include "core/sort_key.h"
@@ -14,6 +15,23 @@ namespace xrisk::cuda {
 __device__ __forceinline__ uint32_t order_key(float x) { return sort_key(x + 0.0f); }
 __device__ __forceinline__ uint64_t order_key(double x) { return sort_key(x + 0.0); }
 
+// The sums over the block's threads, the same in all of them.
+template <int kThreads, int kSums>
+__device__ __forceinline__ void block_sums(double (&sums)[kSums]) {
+  constexpr int kWarps = kThreads / 32;
+  XRISK_SHARED(double, partial, [kSums * kWarps]);
+  const int lane = lane_index();
+  for (double& sum : sums) sum = warp_sum(sum);
+  __syncthreads();  // an earlier call may still be reading
+  for (int k = 0; k < kSums; ++k) {
+    if (lane == k) partial[k * kWarps + warp_index()] = sums[k];
+  }
+  __syncthreads();
+  for (int k = 0; k < kSums; ++k) {
+    sums[k] = warp_sum(lane < kWarps ? partial[k * kWarps + lane] : 0.0);
+  }
+}
+
 // weights[k] becomes what is taken of it; of a tie the first comes first. `sign` -1: the lowest
 // scores first. Entries of weight 0 have no part. Returns the weight taken in all.
 template <int kThreads, class T>
@@ -22,35 +40,45 @@ __device__ double take_first(const T* scores, T* weights, int64_t count, T sign,
   if (!(amount < total)) return total;
   const int t = static_cast<int>(threadIdx.x);
   using Key = decltype(order_key(T(0)));
-  const auto sum_of = [&](auto&& counts) {
-    double sum = 0.0;
+  const auto key_of = [&](int64_t k) { return order_key(sign * scores[k]); };
+  Key threshold = 0;
+  for (int bit = 8 * static_cast<int>(sizeof(Key)) - 2; bit >= 0; bit -= 2) {
+    double sums[3] = {};
     for (int64_t k = t; k < count; k += kThreads) {
-      if (weights[k] > T(0) && counts(order_key(sign * scores[k]))) {
-        sum += static_cast<double>(weights[k]);
+      const T weight = weights[k];
+      if (!(weight > T(0))) continue;
+      const Key key = key_of(k);
+#pragma unroll
+      for (int digit = 1; digit <= 3; ++digit) {
+        if (key >= (threshold | (Key(digit) << bit)))
+          sums[digit - 1] += static_cast<double>(weight);
       }
     }
-    return block_sum<kThreads>(sum);  // the same in all threads
-  };
-  Key threshold = 0;
-  for (int bit = 8 * static_cast<int>(sizeof(Key)) - 1; bit >= 0; --bit) {
-    const Key candidate = threshold | Key(Key(1) << bit);
-    if (sum_of([&](Key key) { return key >= candidate; }) >= amount) threshold = candidate;
+    block_sums<kThreads>(sums);
+    int digit = 0;  // the largest that leaves enough
+    for (int k = 0; k < 3; ++k) digit += sums[k] >= amount ? 1 : 0;
+    threshold |= Key(digit) << bit;
   }
-  const double left = amount - sum_of([&](Key key) { return key > threshold; });
-  double before = 0.0;  // of the ties
-  for (int64_t first = 0; first < count; first += kThreads) {
-    const int64_t k = first + t;
-    const Key key = k < count ? order_key(sign * scores[k]) : 0;
-    const bool tie = k < count && key == threshold;
-    double earlier, sum;
-    block_scan<kThreads>(tie ? static_cast<double>(weights[k]) : 0.0, 0.0, Sum(), earlier, sum);
-    if (k < count && key < threshold) weights[k] = T(0);
-    if (tie) {
-      const double rest = left - before - earlier;
-      const double most = static_cast<double>(weights[k]);
-      weights[k] = static_cast<T>(rest <= 0.0 ? 0.0 : rest < most ? rest : most);
-    }
-    before += sum;
+  // Each thread's ties are neighbours, so that one scan says what is taken before them.
+  const int64_t chunk = (count + kThreads - 1) / kThreads;
+  const int64_t first = t * chunk, end = first + chunk < count ? first + chunk : count;
+  double above[1] = {}, ties = 0.0;
+  for (int64_t k = first; k < end; ++k) {
+    const Key key = key_of(k);
+    if (key > threshold && weights[k] > T(0)) above[0] += static_cast<double>(weights[k]);
+    if (key == threshold) ties += static_cast<double>(weights[k]);
+  }
+  block_sums<kThreads>(above);
+  double earlier, all_ties;
+  block_scan<kThreads>(ties, 0.0, Sum(), earlier, all_ties);
+  double rest = amount - above[0] - earlier;
+  for (int64_t k = first; k < end; ++k) {
+    const Key key = key_of(k);
+    if (key < threshold) weights[k] = T(0);
+    if (key != threshold) continue;
+    const double most = static_cast<double>(weights[k]);
+    weights[k] = static_cast<T>(rest <= 0.0 ? 0.0 : rest < most ? rest : most);
+    rest -= most;
   }
   __syncthreads();  // the weights are there
   return amount;

@@ -46,6 +46,13 @@ struct Float16 {
   __device__ static __forceinline__ float high(uint32_t pair);
 };
 
+// The power of two that brings a number >= 0, such as the largest of many, below 2^15, the range of
+// float16.
+__device__ __forceinline__ float scale_below_half_range(float largest) {
+  const uint32_t biased = __float_as_uint(largest) >> 23;  // 255: not finite
+  return __uint_as_float((127 + 14 + 127 - (biased < 40 ? 40 : biased)) << 23);
+}
+
 // sums += left right
 template <class Half>
 __device__ __forceinline__ void multiply_add(const LeftFragment& left, const RightFragment& right,

@@ -76,11 +76,13 @@ inline at::Tensor empty_gradient(const at::Tensor& like, bool wanted, at::Scalar
   return at::empty(wanted ? like.sizes() : at::IntArrayRef({0}), like.options().dtype(type));
 }
 
-// Of contrastive_step_: views [B, D] in the type of the accumulation, ids, the state's rows.
+// Of contrastive_step_: views [B, D] in the type of the accumulation, or in theirs (`halves`), ids,
+// the state's rows.
 struct ContrastiveStepInputs {
   at::Tensor view1, view2, ids;
   at::ScalarType type = at::kFloat;
   bool bfloat16 = false;  // both views came as bfloat16
+  bool halves = false;
   int64_t batch = 0, width = 0, rows = 0;
 };
 
@@ -88,7 +90,8 @@ inline ContrastiveStepInputs check_contrastive_step(
     const char* op, const at::Tensor& view1, const at::Tensor& view2,
     const std::optional<at::Tensor>& index, const std::optional<at::Tensor>& state,
     const std::optional<at::Tensor>& state_temperature,
-    const std::optional<at::Tensor>& state_momentum, bool bimodal, bool adam = false) {
+    const std::optional<at::Tensor>& state_momentum, bool bimodal, bool adam = false,
+    bool keep_halves = false) {
   check_floating(view1, op, "view1");
   check_floating(view2, op, "view2");
   check_device(view2, view1, op, "view2");
@@ -102,8 +105,10 @@ inline ContrastiveStepInputs check_contrastive_step(
   inputs.batch = view1.size(0);
   inputs.width = view1.size(1);
   inputs.bfloat16 = view1.scalar_type() == at::kBFloat16 && view2.scalar_type() == at::kBFloat16;
-  inputs.view1 = contiguous_as(view1, inputs.type);
-  inputs.view2 = contiguous_as(view2, inputs.type);
+  inputs.halves = keep_halves;
+  const at::ScalarType kept = keep_halves ? view1.scalar_type() : inputs.type;
+  inputs.view1 = contiguous_as(view1, kept);
+  inputs.view2 = contiguous_as(view2, kept);
   TORCH_CHECK_VALUE(state_temperature.has_value() == state_momentum.has_value() &&
                         (state.has_value() || !state_temperature.has_value()),
                     op, ": expected individual temperatures together with state");
@@ -128,14 +133,15 @@ inline ContrastiveStepInputs check_contrastive_step(
 
 // What a step of the contrastive losses writes, whose call is cpu::ContrastiveStep or cuda's.
 struct ContrastiveStepOutputs {
-  at::Tensor embeddings, gradient, value, slope;  // embeddings: scratch
+  at::Tensor embeddings, gradient, value, slope;  // embeddings: scratch, not of halves
   bool needs_gradient;
 
   ContrastiveStepOutputs(const ContrastiveStepInputs& inputs, bool wanted)
       : needs_gradient(wanted) {
-    const auto options = inputs.view1.options();
-    embeddings = at::empty({2, inputs.batch, inputs.width}, options);
-    gradient = empty_gradient(embeddings, wanted, inputs.type);
+    const auto options = inputs.view1.options().dtype(inputs.type);
+    if (!inputs.halves) embeddings = at::empty({2, inputs.batch, inputs.width}, options);
+    gradient =
+        wanted ? at::empty({2, inputs.batch, inputs.width}, options) : at::empty({0}, options);
     value = at::empty({}, options);
     slope = at::empty({}, options);
   }
@@ -145,10 +151,11 @@ struct ContrastiveStepOutputs {
     using T = std::remove_pointer_t<decltype(call.embeddings)>;
     call.batch = inputs.batch;
     call.width = inputs.width;
+    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+    if (inputs.halves) return;
     call.view1 = inputs.view1.const_data_ptr<T>();
     call.view2 = inputs.view2.const_data_ptr<T>();
     call.embeddings = embeddings.mutable_data_ptr<T>();
-    call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
   }
 
   std::tuple<at::Tensor, at::Tensor, at::Tensor> result() const { return {value, gradient, slope}; }

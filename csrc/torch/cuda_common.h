@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/label_array.h"
 #include "torch/common.h"
 
 namespace xrisk {
@@ -38,6 +39,39 @@ inline at::Tensor device_number(const at::Tensor& t, const at::Tensor& like, con
                     t.sizes());
   check_device(t, like, op, name);
   return contiguous_as(t, at::kDouble);
+}
+
+// The labels as the kernels read them, and the tensor that holds them: their own memory where their
+// dtype allows it, which saves a launch.
+inline at::Tensor as_label_array(const at::Tensor& labels, LabelArray& array) {
+  const auto keep = [&](bool is_signed, int64_t highest) {
+    at::Tensor kept = labels.contiguous();
+    array = {kept.const_data_ptr(), static_cast<int>(kept.element_size()), is_signed, highest};
+    return kept;
+  };
+  switch (labels.scalar_type()) {
+    case at::kBool:
+    case at::kByte:
+      return keep(false, INT64_MAX);
+    case at::kChar:
+    case at::kShort:
+    case at::kInt:
+    case at::kLong:
+      return keep(true, INT64_MAX);
+    case at::kHalf:
+      return keep(true, 0x7c00);
+    case at::kBFloat16:
+      return keep(true, 0x7f80);
+    case at::kFloat:
+      return keep(true, 0x7f800000);
+    case at::kDouble:
+      return keep(true, 0x7ff0000000000000);
+    default: {
+      at::Tensor kept = labels.gt(0).contiguous();
+      array = {kept.const_data_ptr(), 1, false, INT64_MAX};
+      return kept;
+    }
+  }
 }
 
 inline void debug_check_scale(const char* op, const cpu::PairwiseSpec& spec,

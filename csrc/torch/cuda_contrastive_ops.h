@@ -1,58 +1,23 @@
-// P4 on CUDA: contrastive log sums (of halves streamed through the tensor cores), the fused step of
-// the global contrastive losses and that of the losses without state, products by cuBLAS through
-// ATen on the current stream. Included by torch/cuda_ops.cpp only.
+// P4 on CUDA: contrastive log sums, the fused step of the global contrastive losses and that of the
+// losses without state, products by cuBLAS through ATen on the current stream. Included by
+// torch/cuda_ops.cpp only.
 #pragma once
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
-#include <array>
-#include <string>
+#include <utility>
 
 #include "cuda/contrastive_step.h"
+#include "cuda/half_similarity.h"
 #include "cuda/similarity.h"
 #include "cuda/streamed_similarity.h"
 #include "torch/contrastive_inputs.h"
 #include "torch/cuda_common.h"
+#include "torch/cuda_similarities.h"
 
 namespace xrisk {
-
-template <class T>
-class CudaProducts final : public Products<T> {
- public:
-  explicit CudaProducts(const at::Tensor& like)
-      : options_(like.options().dtype(c10::CppTypeToScalarType<T>::value)) {}
-
-  void multiply(const MatrixProduct<T>& p) const override {
-    if (p.m == 0 || p.n == 0) return;
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    at::Tensor c = view(p.c, p.m, p.n, p.c_stride, false);
-    const at::Tensor a = view(p.a, p.m, p.k, p.a_stride, p.a_transposed);
-    const at::Tensor b = view(p.b, p.k, p.n, p.b_stride, p.b_transposed);
-    if (p.add) {
-      at::addmm_out(c, c, a, b);
-    } else {
-      at::mm_out(c, a, b);
-    }
-  }
-
- private:
-  at::Tensor view(const T* data, int64_t rows, int64_t columns, int64_t stride,
-                  bool transposed) const {
-    const std::array<int64_t, 2> strides = {transposed ? 1 : stride, transposed ? stride : 1};
-    return at::for_blob(const_cast<T*>(data), {rows, columns})
-        .strides(strides)
-        .options(options_)
-        .target_device(options_.device())  // known: the driver is not asked for it
-        .make_tensor();
-  }
-
-  at::TensorOptions options_;
-};
 
 inline void debug_check_temperatures(const char* op, const at::Tensor& temperatures) {
   if (!debugging() || temperatures.numel() == 0) return;
@@ -76,32 +41,13 @@ inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs)
                     inputs.keys_count, "), got ", low < -1 ? low : high);
 }
 
-// Whether similarities are streamed through the tensor cores instead of multiplied in blocks: of
-// queries and keys of one 16-bit type, no wider than the kernels are, on a device that has them.
-//
-// Only where XRISK_SIMILARITIES=streamed, read at each call, asks for it: their PTX has never run
-// on a GPU. By count they should win (14 N M D flops at the rate of the tensor cores against 8 at
-// that of float32): benchmarks/streamed_similarities.py checks and races both. A choice that timed
-// both at first use would wait for the device, and results would depend on the clock.
-inline bool streams_similarities(const at::Tensor& queries, const at::Tensor& keys) {
-  const at::ScalarType type = queries.scalar_type();
-  if (type != keys.scalar_type() || (type != at::kBFloat16 && type != at::kHalf)) return false;
-  if (queries.dim() != 2 || queries.size(1) > cuda::StreamedSimilarities::kWidest) return false;
-  const char* named = std::getenv("XRISK_SIMILARITIES");
-  const std::string way = named == nullptr ? "blocks" : named;
-  TORCH_CHECK_VALUE(way == "streamed" || way == "blocks",
-                    "XRISK_SIMILARITIES: expected streamed or blocks, got ", way);
-  if (way == "blocks") return false;
-  int major = 0;
-  C10_CUDA_CHECK(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, queries.get_device()));
-  return major >= 8;
-}
-
-inline cuda::StreamedSimilarities streamed_similarities_of(const ContrastiveInputs& inputs) {
-  cuda::StreamedSimilarities problem;
-  problem.x = static_cast<const uint16_t*>(inputs.queries.const_data_ptr());
-  problem.y = static_cast<const uint16_t*>(inputs.keys.const_data_ptr());
+template <class Problem>  // cuda::HalfSimilarities or cuda::StreamedSimilarities
+Problem half_similarities_of(const ContrastiveInputs& inputs, const SimilarityWay& way) {
+  Problem problem;
+  problem.block = way.block;
+  problem.group = way.group;
+  problem.x = halves_of(inputs.queries);
+  problem.y = halves_of(inputs.keys);
   problem.bfloat16 = inputs.bfloat16;
   problem.rows = inputs.count;
   problem.columns = inputs.keys_count;
@@ -111,16 +57,22 @@ inline cuda::StreamedSimilarities streamed_similarities_of(const ContrastiveInpu
   return problem;
 }
 
-// The problem, and the block of similarities that it works in; neither rows nor block of halves.
+// The problem, without the arrays that only floats have.
 template <class T>
-cuda::Similarities<T> cuda_similarities_of(const ContrastiveInputs& inputs, at::Tensor& block) {
+cuda::Similarities<T> cuda_similarities_of(const ContrastiveInputs& inputs) {
   cuda::Similarities<T> problem;
   problem.rows = inputs.count;
   problem.columns = inputs.keys_count;
   problem.width = inputs.width;
   if (inputs.exclude.defined()) problem.exclude = inputs.exclude.const_data_ptr<int64_t>();
   problem.exclusions = inputs.exclusions;
-  if (inputs.halves) return problem;
+  return problem;
+}
+
+// With the block of similarities that it works in.
+template <class T>
+cuda::Similarities<T> with_block(cuda::Similarities<T> problem, const ContrastiveInputs& inputs,
+                                 at::Tensor& block) {
   problem.x = inputs.queries.const_data_ptr<T>();
   problem.y = inputs.keys.const_data_ptr<T>();
   block = at::empty({std::min(problem.block_rows, problem.rows),
@@ -130,14 +82,82 @@ cuda::Similarities<T> cuda_similarities_of(const ContrastiveInputs& inputs, at::
   return problem;
 }
 
+// Sums of the rows, by one way.
+template <class T>
+void launch_row_sums(const cuda::Similarities<T>& problem, const ContrastiveInputs& inputs,
+                     const SimilarityWay& way, const T* inverses, const cuda::ExpSums<T>& rows,
+                     cudaStream_t stream) {
+  at::Tensor space;
+  if constexpr (std::is_same_v<T, float>) {
+    if (way.kind == SimilarityWay::kStreamed) {
+      const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs, way);
+      space = workspace_like(inputs.queries, cuda::streamed_workspace_bytes(streamed));
+      C10_CUDA_CHECK(cuda::launch_streamed_sums(streamed, inverses, rows, inverses,
+                                                cuda::ExpSums<float>{}, space.mutable_data_ptr(),
+                                                stream));
+      return;
+    }
+    if (way.kind == SimilarityWay::kBlocks) {
+      const auto halves = half_similarities_of<cuda::HalfSimilarities>(inputs, way);
+      space = workspace_like(inputs.queries, cuda::half_similarity_workspace_bytes(halves));
+      C10_CUDA_CHECK(cuda::launch_half_sums(
+          halves, inverses, rows, inverses, cuda::ExpSums<float>{},
+          CudaProducts<float, uint16_t>(inputs.queries, inputs.queries.scalar_type()),
+          space.mutable_data_ptr(), stream));
+      return;
+    }
+  }
+  C10_CUDA_CHECK(cuda::launch_similarity_sums(with_block(problem, inputs, space), inverses, rows,
+                                              inverses, cuda::ExpSums<T>{},
+                                              CudaProducts<T>(inputs.queries), stream));
+}
+
+// Their gradients; null: not wanted.
+template <class T>
+void launch_row_gradients(const cuda::Similarities<T>& problem, const ContrastiveInputs& inputs,
+                          const SimilarityWay& way, const cuda::PairWeights<T>& rows, T* dx, T* dy,
+                          cudaStream_t stream) {
+  at::Tensor space;
+  if constexpr (std::is_same_v<T, float>) {
+    if (way.kind == SimilarityWay::kStreamed) {
+      const auto streamed = half_similarities_of<cuda::StreamedSimilarities>(inputs, way);
+      space = workspace_like(inputs.queries, cuda::streamed_workspace_bytes(streamed));
+      C10_CUDA_CHECK(cuda::launch_streamed_gradients(streamed, rows, cuda::PairWeights<float>{}, dx,
+                                                     dy, space.mutable_data_ptr(), stream));
+      return;
+    }
+    if (way.kind == SimilarityWay::kBlocks) {
+      const auto halves = half_similarities_of<cuda::HalfSimilarities>(inputs, way);
+      space = workspace_like(inputs.queries, cuda::half_similarity_workspace_bytes(halves));
+      const at::Tensor fit = at::empty({2}, inputs.queries.options().dtype(at::kFloat));
+      C10_CUDA_CHECK(cuda::launch_half_gradients(
+          halves, rows, cuda::PairWeights<float>{}, false, dx, dy, fit.mutable_data_ptr<float>(),
+          CudaProducts<float, uint16_t>(inputs.queries, inputs.queries.scalar_type()),
+          space.mutable_data_ptr(), stream));
+      if (halves.bfloat16) return;
+      for (const auto& [gradient, count] :
+           {std::pair(dx, inputs.count), std::pair(dy, inputs.keys_count)}) {
+        if (gradient == nullptr) continue;
+        C10_CUDA_CHECK(cuda::launch_rescale(fit.const_data_ptr<float>(), count, inputs.width,
+                                            gradient, stream));
+      }
+      return;
+    }
+  }
+  C10_CUDA_CHECK(cuda::launch_similarity_gradients(with_block(problem, inputs, space), rows,
+                                                   cuda::PairWeights<T>{}, false, dx, dy,
+                                                   CudaProducts<T>(inputs.queries), stream));
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_rows_cuda(
     const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& temperature,
     const std::optional<at::Tensor>& exclude) {
   constexpr const char* kOp = "contrastive_log_sums";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
+  const SimilarityWay way = similarity_way(queries, keys);
   const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
-                                                     streams_similarities(queries, keys));
+                                                     way.kind != SimilarityWay::kFloats);
   debug_check_temperatures(kOp, inputs.temperatures);
   debug_check_exclude(kOp, inputs);
   const auto empty = [&](at::ScalarType type) {
@@ -145,27 +165,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_
   };
   at::Tensor log_means = empty(inputs.type), exponents = empty(inputs.type);
   at::Tensor peaks = empty(inputs.type), masses = empty(inputs.type), inverses = empty(inputs.type);
-  at::Tensor sums = empty(at::kDouble), moments = empty(at::kDouble), block;
+  at::Tensor sums = empty(at::kDouble), moments = empty(at::kDouble);
   const cudaStream_t stream = stream_of(queries);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
-    const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs, block);
+    const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs);
     const cuda::ExpSums<T> rows{peaks.mutable_data_ptr<T>(), sums.mutable_data_ptr<double>(),
                                 moments.mutable_data_ptr<double>()};
     T* inverse = inverses.mutable_data_ptr<T>();
     C10_CUDA_CHECK(cuda::launch_inverse_temperatures(inputs.temperatures.const_data_ptr<double>(),
                                                      inputs.temperatures.numel() != 1, inputs.count,
                                                      inverse, stream));
-    if (!inputs.halves) {
-      C10_CUDA_CHECK(cuda::launch_similarity_sums(problem, inverse, rows, inverse,
-                                                  cuda::ExpSums<T>{},
-                                                  CudaProducts<T>(inputs.queries), stream));
-    } else if constexpr (std::is_same_v<T, float>) {
-      const cuda::StreamedSimilarities streamed = streamed_similarities_of(inputs);
-      block = workspace_like(queries, cuda::streamed_workspace_bytes(streamed));
-      C10_CUDA_CHECK(
-          cuda::launch_streamed_sums(streamed, inverse, rows, block.mutable_data_ptr(), stream));
-    }
+    launch_row_sums(problem, inputs, way, inverse, rows, stream);
     C10_CUDA_CHECK(cuda::launch_log_means(problem, inverse, rows, log_means.mutable_data_ptr<T>(),
                                           exponents.mutable_data_ptr<T>(),
                                           masses.mutable_data_ptr<T>(), stream));
@@ -180,8 +191,9 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
   constexpr const char* kOp = "contrastive_log_sums_gradients";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
+  const SimilarityWay way = similarity_way(queries, keys);
   const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
-                                                     streams_similarities(queries, keys));
+                                                     way.kind != SimilarityWay::kFloats);
   check_per_query(kOp, inputs, query_weights, peaks, masses);
   at::Tensor dq = empty_gradient(inputs.queries, for_queries, inputs.type);
   at::Tensor dk = empty_gradient(inputs.keys, for_keys, inputs.type);
@@ -189,11 +201,11 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
   const at::Tensor row_peaks = contiguous_as(peaks, inputs.type);
   const at::Tensor row_masses = contiguous_as(masses, inputs.type);
   at::Tensor inverses = at::empty_like(row_peaks), weights = at::empty_like(row_peaks);
-  at::Tensor shifts = at::empty_like(row_peaks), block;
+  at::Tensor shifts = at::empty_like(row_peaks);
   const cudaStream_t stream = stream_of(queries);
   visit_floating(inputs.type, [&](auto zero) {
     using T = decltype(zero);
-    const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs, block);
+    const cuda::Similarities<T> problem = cuda_similarities_of<T>(inputs);
     T* inverse = inverses.mutable_data_ptr<T>();
     C10_CUDA_CHECK(cuda::launch_inverse_temperatures(inputs.temperatures.const_data_ptr<double>(),
                                                      inputs.temperatures.numel() != 1, inputs.count,
@@ -203,18 +215,9 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
         weights.mutable_data_ptr<T>(), shifts.mutable_data_ptr<T>(), stream));
     const cuda::PairWeights<T> rows{inverse, row_peaks.const_data_ptr<T>(),
                                     shifts.const_data_ptr<T>(), weights.const_data_ptr<T>()};
-    T* const dx = for_queries ? dq.mutable_data_ptr<T>() : nullptr;
-    T* const dy = for_keys ? dk.mutable_data_ptr<T>() : nullptr;
-    if (!inputs.halves) {
-      C10_CUDA_CHECK(cuda::launch_similarity_gradients(problem, rows, cuda::PairWeights<T>{}, false,
-                                                       dx, dy, CudaProducts<T>(inputs.queries),
-                                                       stream));
-    } else if constexpr (std::is_same_v<T, float>) {
-      const cuda::StreamedSimilarities streamed = streamed_similarities_of(inputs);
-      block = workspace_like(queries, cuda::streamed_workspace_bytes(streamed));
-      C10_CUDA_CHECK(cuda::launch_streamed_gradients(streamed, rows, dx, dy,
-                                                     block.mutable_data_ptr(), stream));
-    }
+    launch_row_gradients(problem, inputs, way, rows,
+                         for_queries ? dq.mutable_data_ptr<T>() : nullptr,
+                         for_keys ? dk.mutable_data_ptr<T>() : nullptr, stream);
   });
   return {dq, dk};
 }
@@ -222,16 +225,34 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
 // With all of the call set but the arrays.
 template <class T, class State>
 void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
-                             const ContrastiveStepInputs& inputs,
+                             const ContrastiveStepInputs& inputs, const SimilarityWay& way,
                              const ContrastiveStepOutputs& outputs) {
   outputs.set_arrays(call, inputs);
   call.value = outputs.value.mutable_data_ptr<T>();
   call.temperature_slope = outputs.slope.mutable_data_ptr<T>();
+  if constexpr (std::is_same_v<T, float>) {
+    if (inputs.halves) {
+      call.half_view1 = halves_of(inputs.view1);
+      call.half_view2 = halves_of(inputs.view2);
+      call.bfloat16 = inputs.bfloat16;
+      call.half_block = way.block;
+      call.half_group = way.group;
+      call.streamed = way.kind == SimilarityWay::kStreamed;
+    }
+  }
   const size_t bytes = cuda::contrastive_step_workspace_bytes(call);
   const at::Tensor space = workspace_like(inputs.view1, bytes);
-  C10_CUDA_CHECK(cuda::launch_contrastive_step(call, CudaProducts<T>(inputs.view1),
-                                               space.mutable_data_ptr(), bytes,
-                                               stream_of(inputs.view1)));
+  const auto launch = [&](const auto& products) {
+    C10_CUDA_CHECK(cuda::launch_contrastive_step(call, products, space.mutable_data_ptr(), bytes,
+                                                 stream_of(inputs.view1)));
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    if (inputs.halves) {
+      launch(CudaProducts<float, uint16_t>(inputs.view1, inputs.view1.scalar_type()));
+      return;
+    }
+  }
+  launch(CudaProducts<T>(inputs.view1));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
@@ -245,8 +266,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
   constexpr const char* kOp = "contrastive_step_";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
-  const ContrastiveStepInputs inputs = check_contrastive_step(
-      kOp, view1, view2, index, state, state_temperature, state_momentum, bimodal, second_beta > 0);
+  const SimilarityWay way = similarity_way(view1, view2);
+  const ContrastiveStepInputs inputs =
+      check_contrastive_step(kOp, view1, view2, index, state, state_temperature, state_momentum,
+                             bimodal, second_beta > 0, way.kind != SimilarityWay::kFloats);
   const at::Tensor gammas = device_number(gamma, view1, kOp, "gamma");
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   const at::Tensor steps = device_number(eta, view1, kOp, "eta");
@@ -278,7 +301,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
       call.slope_limit = slope_limit;
       call.lowest = lowest;
       call.highest = highest;
-      launch_contrastive_step(call, inputs, outputs);
+      launch_contrastive_step(call, inputs, way, outputs);
     });
   });
   if (update_state) bump_states(state, state_temperature, state_momentum);
@@ -293,8 +316,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
   TORCH_CHECK_VALUE(!labels.has_value(), kOp, ": expected labels on the CPU alone");
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
-  const ContrastiveStepInputs inputs = check_contrastive_step(
-      kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt, std::nullopt, bimodal);
+  const SimilarityWay way = similarity_way(view1, view2);
+  const ContrastiveStepInputs inputs =
+      check_contrastive_step(kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt,
+                             std::nullopt, bimodal, false, way.kind != SimilarityWay::kFloats);
   const at::Tensor tau = device_number(temperature, view1, kOp, "temperature");
   debug_check_temperatures(kOp, tau);
   at::Tensor equivalent;
@@ -314,7 +339,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
     if (equivalent.defined()) call.alpha = equivalent.const_data_ptr<double>();
     call.per_view = true;
     call.relative = true;
-    launch_contrastive_step(call, inputs, outputs);
+    launch_contrastive_step(call, inputs, way, outputs);
   });
   return outputs.result();
 }

@@ -325,13 +325,15 @@ std::tuple<at::Tensor, at::Tensor> score_step_cuda_(
   const cpu::PairwiseSpec spec = make_unscaled_spec(kOp, surrogate, margin, algorithm);
   const at::Tensor factor = device_number(scale, scores, kOp, "scale");
   const at::Tensor weight = device_number(gamma, scores, kOp, "gamma");
-  const at::Tensor positive = labels.gt(0).contiguous();
+  LabelArray positive;
+  const at::Tensor kept = as_label_array(labels, positive);
   if (debugging()) {
     debug_check_scale(kOp, spec, factor);
     debug_check_gamma(kOp, weight);
     debug_check_weights(kOp, inputs.weights, true);
     if (state.has_value()) {
-      const at::Tensor any = inputs.num_labels == 1 ? positive.reshape({-1}) : positive.any(1);
+      const at::Tensor above = labels.gt(0);
+      const at::Tensor any = inputs.num_labels == 1 ? above.reshape({-1}) : above.any(1);
       debug_check_range(kOp, inputs.ids.masked_select(any), inputs.rows);
     }
   }
@@ -353,7 +355,7 @@ std::tuple<at::Tensor, at::Tensor> score_step_cuda_(
       call.batch = inputs.batch;
       call.labels = static_cast<int>(inputs.num_labels);
       call.scores = inputs.scores.const_data_ptr<T>();
-      call.positive = reinterpret_cast<const uint8_t*>(positive.const_data_ptr<bool>());
+      call.positive = positive;
       call.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<T>() : nullptr;
       call.weights_per_label = inputs.weights_per_label;
       if (state.has_value()) {

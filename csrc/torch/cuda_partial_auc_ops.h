@@ -71,7 +71,7 @@ inline std::tuple<at::Tensor, at::Tensor> partial_auc_step_cuda_(
       batch.batch = inputs.batch;
       batch.labels = static_cast<int>(inputs.num_labels);
       batch.scores = h.const_data_ptr<T>();
-      batch.positive = reinterpret_cast<const uint8_t*>(anchors.const_data_ptr<bool>());
+      batch.positive.data = anchors.const_data_ptr();
       batch.weights = inputs.weights.defined() ? inputs.weights.const_data_ptr<T>() : nullptr;
       batch.weights_per_label = inputs.weights_per_label;
       batch.index = state.has_value() ? inputs.ids.const_data_ptr<int64_t>() : nullptr;

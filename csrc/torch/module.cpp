@@ -116,6 +116,32 @@ TORCH_LIBRARY(xrisk_ext, m) {
       "info_nce_step(Tensor view1, Tensor view2, Tensor temperature, Tensor? alpha, "
       "Tensor? labels, bool bimodal, bool flat, bool normalize, bool needs_gradient) -> "
       "(Tensor value, Tensor gradient, Tensor temperature_gradient)");
+  // The mean over queries of what they see of the keys: InfoNCE with a positive of its own for
+  // each, or softmax cross entropy of a key as target, whose partition function has a state
+  // (schedules: gamma, or alpha and kappa). On the CPU alone.
+  m.def(
+      "query_step_(Tensor queries, Tensor keys, Tensor? positives, Tensor? targets, Tensor? index, "
+      "Tensor(a!)? state, Tensor[] schedules, Tensor temperature, bool normalize, "
+      "bool update_state, bool for_queries, bool for_keys) -> (Tensor value, "
+      "Tensor queries_gradient, Tensor keys_gradient, Tensor temperature_gradient)");
+  // A queue [N, D] whose oldest rows, from the pointer on, give way to new ones. On the CPU alone.
+  m.def("enqueue_(Tensor(a!) state, Tensor(b!) state_pointer, Tensor rows, bool normalize) -> ()");
+  // The risk of query_step_ of logits less that of the target: the dynamic surrogate. On the CPU
+  // alone.
+  m.def(
+      "entropic_step_(bool needs_gradient, Tensor logits, Tensor? index, Tensor(a!)? state, "
+      "Tensor[] schedules, bool update_state) -> (Tensor value, Tensor gradient)");
+  // Of LibAUC alone, on the CPU. MIDAM: AUC margin of pooled scores that are functions of averages.
+  // mAP with top_k: the sum of values over count, whose gradient weighs items by their rank.
+  m.def(
+      "pooled_margin_step_(bool needs_gradient, Tensor values, Tensor? denominators, "
+      "Tensor labels, Tensor? index, Tensor(a!)? state, Tensor(b!)? state_denominators, Tensor a, "
+      "Tensor b, Tensor alpha, Tensor gamma, float tau) -> (Tensor value, Tensor by_values, "
+      "Tensor by_denominators, Tensor by_a, Tensor by_b)");
+  m.def(
+      "ranked_precision_step(bool needs_gradient, Tensor scores, Tensor labels, Tensor values, "
+      "Tensor? chosen, Tensor? index, Tensor? state, Tensor scale, float margin, float top_k, "
+      "int count, int surrogate, int algorithm) -> (Tensor value, Tensor gradient)");
   // Metrics: the last dimension sorted, NaN first, ties in input order.
   m.def("sort_descending(Tensor scores) -> (Tensor values, Tensor indices)");
   // Of sorted rows: sum of the precisions, area under the ROC curve, weights of the two classes.
@@ -143,6 +169,11 @@ TORCH_LIBRARY_IMPL(xrisk_ext, CPU, m) {
   m.impl("contrastive_log_sums_gradients", &xrisk::contrastive_log_sums_gradients);
   m.impl("contrastive_step_", &xrisk::contrastive_step_);
   m.impl("info_nce_step", &xrisk::info_nce_step);
+  m.impl("query_step_", &xrisk::query_step_);
+  m.impl("entropic_step_", &xrisk::entropic_step_);
+  m.impl("enqueue_", &xrisk::enqueue_);
+  m.impl("pooled_margin_step_", &xrisk::pooled_margin_step_);
+  m.impl("ranked_precision_step", &xrisk::ranked_precision_step);
   m.impl("sort_descending", &xrisk::sort_descending);
   m.impl("curve_sums", &xrisk::curve_sums);
 }
@@ -161,8 +192,20 @@ struct RankingLayout {
   }
 };
 
+// One value.
+struct PlainLayout {
+  template <class... Rest>
+  static xrisk::ValueLayout of(const Rest&...) {
+    return {};
+  }
+};
+
 }  // namespace
 
+using EntropicStepOp =
+    xrisk::FusedStep<xrisk::kEntropicStep, PlainLayout, decltype(xrisk::entropic_step_)>;
+using RankedPrecisionOp = xrisk::FusedStep<xrisk::kRankedPrecisionStep, PlainLayout,
+                                           decltype(xrisk::ranked_precision_step)>;
 using RankingStepOp =
     xrisk::FusedStep<xrisk::kRankingStep, RankingLayout, decltype(xrisk::ranking_step_)>;
 
@@ -175,6 +218,10 @@ TORCH_LIBRARY_IMPL(xrisk_ext, Autograd, m) {
   m.impl("partial_auc_step_", &xrisk::partial_auc_step_autograd);
   m.impl("contrastive_step_", &xrisk::contrastive_step_autograd);
   m.impl("info_nce_step", &xrisk::info_nce_step_autograd);
+  m.impl("query_step_", &xrisk::query_step_autograd);
+  m.impl("entropic_step_", &EntropicStepOp::attached);
+  m.impl("pooled_margin_step_", &xrisk::pooled_margin_step_autograd);
+  m.impl("ranked_precision_step", &RankedPrecisionOp::attached);
 }
 
 namespace {
@@ -264,8 +311,17 @@ PYBIND11_MODULE(_C, m) {
       "Multiply bfloat16 embeddings by \"amx\", \"float32\" or \"auto\" from now on.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
+  m.def("pooled_margin", &xrisk::pooled_margin,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.pooled_margin_step_, with less to convert.");
+  m.def("ranked_precision_step", &RankedPrecisionOp::value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.ranked_precision_step, with less to convert.");
   m.def("ranking_step", &RankingStepOp::value, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.ranking_step_, with less to convert.");
+  m.def("entropic_step", &EntropicStepOp::value,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "The value of torch.ops.xrisk_ext.entropic_step_, with less to convert.");
   m.def("listwise_step", &xrisk::listwise_value,
         pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.listwise_step, with less to convert.");

@@ -99,6 +99,27 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_autograd(
     const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& labels, bool bimodal,
     bool flat, bool normalize, bool needs_gradient);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_step_(
+    const at::Tensor& queries, const at::Tensor& keys, const std::optional<at::Tensor>& positives,
+    const std::optional<at::Tensor>& targets, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, at::TensorList schedules, const at::Tensor& temperature,
+    bool normalize, bool update_state, bool for_queries, bool for_keys);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> query_step_autograd(
+    const at::Tensor& queries, const at::Tensor& keys, const std::optional<at::Tensor>& positives,
+    const std::optional<at::Tensor>& targets, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, at::TensorList schedules, const at::Tensor& temperature,
+    bool normalize, bool update_state, bool for_queries, bool for_keys);
+
+void enqueue_(const at::Tensor& state, const at::Tensor& state_pointer, const at::Tensor& rows,
+              bool normalize);
+
+std::tuple<at::Tensor, at::Tensor> entropic_step_(bool needs_gradient, const at::Tensor& logits,
+                                                  const std::optional<at::Tensor>& index,
+                                                  const std::optional<at::Tensor>& state,
+                                                  at::TensorList schedules, bool update_state);
+inline constexpr char kEntropicStep[] = "xrisk_ext::entropic_step_";
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_(
     const at::Tensor& view1, const at::Tensor& view2, const std::optional<at::Tensor>& index,
     const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_temperature,
@@ -117,6 +138,35 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_autograd(
     double slope_limit, double lowest, double highest, double rho, double epsilon, bool bimodal,
     bool normalize, bool per_view, bool relative, bool temperature_weighted, bool update_state,
     bool needs_gradient);
+
+using PooledMarginOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+PooledMarginOutputs pooled_margin_step_(
+    bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
+    const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,
+    const at::Tensor& a, const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
+    double tau);
+PooledMarginOutputs pooled_margin_step_autograd(
+    bool needs_gradient, const at::Tensor& values, const std::optional<at::Tensor>& denominators,
+    const at::Tensor& labels, const std::optional<at::Tensor>& index,
+    const std::optional<at::Tensor>& state, const std::optional<at::Tensor>& state_denominators,
+    const at::Tensor& a, const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
+    double tau);
+
+at::Tensor pooled_margin(const at::Tensor& values, const std::optional<at::Tensor>& denominators,
+                         const at::Tensor& labels, const std::optional<at::Tensor>& index,
+                         const std::optional<at::Tensor>& state,
+                         const std::optional<at::Tensor>& state_denominators, const at::Tensor& a,
+                         const at::Tensor& b, const at::Tensor& alpha, const at::Tensor& gamma,
+                         double tau);
+
+std::tuple<at::Tensor, at::Tensor> ranked_precision_step(
+    bool needs_gradient, const at::Tensor& scores, const at::Tensor& labels,
+    const at::Tensor& values, const std::optional<at::Tensor>& chosen,
+    const std::optional<at::Tensor>& index, const std::optional<at::Tensor>& state,
+    const at::Tensor& scale, double margin, double top_k, int64_t count, int64_t surrogate,
+    int64_t algorithm);
+inline constexpr char kRankedPrecisionStep[] = "xrisk_ext::ranked_precision_step";
 
 std::tuple<at::Tensor, at::Tensor> sort_descending(const at::Tensor& scores);
 

@@ -9,6 +9,7 @@
 #include "torch/info_nce_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
+#include "torch/query_ops.h"
 
 namespace xrisk {
 namespace {

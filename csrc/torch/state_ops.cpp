@@ -9,9 +9,12 @@
 #include "cpu/score_step.h"
 #include "torch/attach_gradient.h"
 #include "torch/cpu_step.h"
+#include "torch/entropic_ops.h"
 #include "torch/moment_ops.h"
 #include "torch/ops.h"
 #include "torch/partial_auc_ops.h"
+#include "torch/pooled_margin_ops.h"
+#include "torch/ranked_precision_ops.h"
 #include "torch/ranking_ops.h"
 #include "torch/state_inputs.h"
 

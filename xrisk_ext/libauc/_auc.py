@@ -17,6 +17,7 @@ from xrisk_ext.libauc._attributes import OnDevice, state_part
 from xrisk_ext.libauc._processes import is_distributed, rows_of_all
 from xrisk_ext.losses._score_loss import ScoreLoss, check_num_labels
 from xrisk_ext.ops import pairwise_sums
+from xrisk_ext.ops.libauc_steps import ranked_precision_step
 
 Device = torch.device | str | None
 
@@ -84,11 +85,31 @@ class meanAveragePrecisionLoss(OnDevice, losses.MeanAveragePrecisionLoss):
         ids = ids_of(index, y_true)
         if self.top_k is None or self.top_k < 0:
             return self._step(y_pred, y_true, ids, weights, True).sum() / count
-        value = self._step(y_pred.detach(), y_true, ids, weights, True).sum() / count
+        values = self._step(y_pred.detach(), y_true, ids, weights, True)
+        chosen = None if weights is None else (weights > 0).any(0)
+        if not y_pred.is_cpu:
+            return self._composed(y_pred, y_true, values, chosen, ids, count)
+        state = self.state.value if self.state is not None and self.training else None
+        return ranked_precision_step(
+            y_pred, y_true, values, chosen, None if state is None else ids, state, self.scale,
+            self.margin, float(self.top_k), count, self._surrogate, self._algorithm,
+        )  # fmt: skip
+
+    def _composed(
+        self,
+        y_pred: Tensor,
+        y_true: Tensor,
+        values: Tensor,
+        chosen: Tensor | None,
+        ids: Tensor,
+        count: int,
+    ) -> Tensor:
+        """What has the gradient is stacked label by label, as on CUDA."""
+        value = values.sum() / count
         if not y_pred.requires_grad or not torch.is_grad_enabled():
             return value
-        chosen = range(self.num_labels) if weights is None else torch.unique(task_id).tolist()
-        moved = torch.stack([self._moved(y_pred, y_true, ids, label) for label in chosen])
+        numbers = range(self.num_labels) if chosen is None else chosen.nonzero()[:, 0].tolist()
+        moved = torch.stack([self._moved(y_pred, y_true, ids, label) for label in numbers])
         return value + (moved - moved.detach()).sum() / count
 
     def _moved(self, y_pred: Tensor, y_true: Tensor, ids: Tensor, label: int) -> Tensor:

@@ -10,6 +10,7 @@ from xrisk_ext import losses
 from xrisk_ext.libauc._arguments import column, device_of
 from xrisk_ext.ops import moving_average_update_
 from xrisk_ext.ops.moments import cross_entropy_step
+from xrisk_ext.ops.query_step import entropic_step
 from xrisk_ext.state import MovingAverage
 
 Device = torch.device | str | None
@@ -81,13 +82,25 @@ class EntLossClassification(nn.Module):
     def forward(self, logits: Tensor, indices: Tensor) -> dict[str, Tensor]:
         state = self.state.value
         index = indices.reshape(-1).to(state.device)
+        if not (logits.is_cpu and state.is_cpu):
+            return {"loss": self._composed(logits, index)}
+        numbers = (self.alpha, self.alpha_multiplier) if self.is_scent else (self.gamma,)
+        schedules = [torch.tensor(x, dtype=torch.float64) for x in numbers]
+        kept = state if self.training else None
+        return {"loss": entropic_step(logits, index, kept, schedules)}
+
+    def _composed(self, logits: Tensor, index: Tensor) -> Tensor:
+        """The same on CUDA, where the state may stay on the CPU."""
+        state = self.state.value
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        sums = torch.logsumexp(logits.to(dtype), dim=-1) - math.log(logits.shape[1] - 1)
+        sums = torch.logsumexp(logits.to(dtype), dim=-1) - math.log(max(logits.shape[1] - 1, 1))
         observed = sums.detach().to(state.device)
+        if not self.training:
+            return torch.exp(sums - observed.to(sums.device)).mean()
         old = state[index]
         if self.is_scent:  # the step size of a proximal point method, an entry
             gamma = torch.sigmoid(self.alpha + self.alpha_multiplier * old.double())
         else:
             gamma = torch.full_like(old, self.gamma, dtype=torch.float64)
         nu = moving_average_update_(state, index, observed, gamma, log=True)
-        return {"loss": torch.exp(sums - nu.to(sums.device)).mean()}
+        return torch.exp(sums - nu.to(sums.device)).mean()

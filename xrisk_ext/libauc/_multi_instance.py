@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from xrisk_ext.libauc._arguments import column, device_of
 from xrisk_ext.libauc._attributes import OnDevice, state_part
 from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.ops.libauc_steps import pooled_margin_step
 from xrisk_ext.ops.moments import AUC_MARGINS
 from xrisk_ext.state import MovingAverage
 
@@ -15,7 +16,10 @@ Device = torch.device | str | None
 
 
 class _Pooling(OnDevice, nn.Module):
-    """a, b and alpha >= 0; the pooled score of every bag is a function of moving averages."""
+    """a, b and alpha >= 0; the pooled score of every bag is a function of moving averages.
+
+    One step on the CPU; elsewhere it is composed.
+    """
 
     def __init__(self, margin: float, gamma: float) -> None:
         super().__init__()
@@ -29,8 +33,30 @@ class _Pooling(OnDevice, nn.Module):
         """gamma divided by a factor."""
         self.gamma = self.gamma / decay_factor
 
+    def _step(
+        self,
+        observed: tuple[Tensor, Tensor | None],
+        averages: tuple[MovingAverage, MovingAverage | None],
+        labels: Tensor,
+        index: Tensor,
+        tau: float,
+    ) -> Tensor:
+        first, second = averages if self.training else (None, None)
+        return pooled_margin_step(
+            *observed,
+            labels,
+            index.to(labels.device),
+            None if first is None else first.value,
+            None if second is None else second.value,
+            (self.a, self.b, self.alpha),
+            torch.tensor(self.gamma, dtype=torch.float64),
+            tau,
+        )
+
     def _update(self, average: MovingAverage, index: Tensor, values: Tensor) -> Tensor:
         state = average.value
+        if not self.training:
+            return values.detach()
         index = column(index).to(state.device)
         stored = moving_average_update_(state, index, values.detach().to(state.dtype), self.gamma)
         return stored.to(values.dtype)
@@ -77,6 +103,11 @@ class MIDAM_softmax_pooling_loss(_Pooling):
         self.to(device_of(device))
 
     def forward(self, y_pred: Tensor, y_true: Tensor, index: Tensor) -> Tensor:
+        if y_pred.is_cpu and self.a.is_cpu:
+            return self._step((y_pred, None), (self.average, None), y_true, index, self.tau)
+        return self._composed(y_pred, y_true, index)
+
+    def _composed(self, y_pred: Tensor, y_true: Tensor, index: Tensor) -> Tensor:
         values = column(y_pred)
         s = self._update(self.average, index, values)
         return self._loss(self.tau * s.log(), y_true, (values, self.tau / s))
@@ -97,6 +128,12 @@ class MIDAM_attention_pooling_loss(_Pooling):
         self.to(device_of(device))
 
     def forward(self, y_pred: tuple[Tensor, Tensor], y_true: Tensor, index: Tensor) -> Tensor:
+        if y_pred[0].is_cpu and self.a.is_cpu:
+            averages = self.numerators, self.denominators
+            return self._step((y_pred[0], y_pred[1]), averages, y_true, index, 1.0)
+        return self._composed(y_pred, y_true, index)
+
+    def _composed(self, y_pred: tuple[Tensor, Tensor], y_true: Tensor, index: Tensor) -> Tensor:
         numerator, denominator = (column(t) for t in y_pred)
         n = self._update(self.numerators, index, numerator)
         d = self._update(self.denominators, index, denominator).clamp(min=1e-8)

@@ -10,7 +10,8 @@ from xrisk_ext.losses._embeddings import FLOATING, Reduction, check_integers, ro
 from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.contrastive import contrastive_log_sums
-from xrisk_ext.ops.surrogates import check_devices, check_tensor
+from xrisk_ext.ops.query_step import query_step
+from xrisk_ext.ops.surrogates import as_scalar, check_devices, check_tensor
 from xrisk_ext.state import MovingAverage
 
 
@@ -25,8 +26,8 @@ class CompositionalEntropicLoss(Schedules):
 
     The value is the current estimate of F, :math:`\nu_i + \log(K - 1)` averaged over the batch; the
     gradient weighs class k of sample i by :math:`e^{s_{ik} - s_{iy} - \nu_i} / (K - 1)`, with
-    :math:`\nu` after the update. No [B, K] matrix of logits is stored. With gamma = 1 this is
-    softmax cross entropy.
+    :math:`\nu` after the update. With gamma = 1 this is softmax cross entropy. No [B, K] matrix of
+    logits is stored, but for 16 MiB of it that are kept from the value to the gradients.
 
     Args:
         num_samples: ids that may occur in ``index``. ``None`` keeps no state and needs
@@ -142,6 +143,19 @@ class CompositionalEntropicLoss(Schedules):
     ) -> Tensor:
         """As ``forward``, for the own rows of a batch."""
         self._check(features, class_weights, targets, index)
+        state = self.state if self.training else None
+        if rows.is_whole and self.reduction == "mean" and features.is_cpu:
+            scent = (self.alpha, self.kappa)
+            return query_step(
+                features,
+                class_weights,
+                as_scalar(1.0, "temperature", features),
+                targets=targets,
+                index=index if state is not None else None,
+                state=None if state is None else state.value,
+                schedules=scent if self.method == "scent" else (self.gamma,),
+                update_state=update_state,
+            )
         classes = len(class_weights)
         positive = nn.functional.embedding(targets.clamp(0, classes - 1), class_weights)
         log_mean = contrastive_log_sums(features, class_weights, temperature=1.0)
@@ -150,13 +164,13 @@ class CompositionalEntropicLoss(Schedules):
 
         observed = log_g.detach()
         nu = observed
-        if self.state is not None and self.training:
+        if state is not None:
             assert index is not None
             gamma = self.gamma
             if self.method == "scent":
-                before = rows.read(self.state.value, index).double()
+                before = rows.read(state.value, index).double()
                 gamma = torch.sigmoid(self.alpha + self.kappa * before)
-            nu = rows.update(self.state.value, index, observed, gamma, write=update_state)
+            nu = rows.update(state.value, index, observed, gamma, write=update_state)
             nu = nu.to(observed.dtype)
         moved = torch.exp(observed - nu) * (log_g - observed)  # zero, with the dynamic gradient
         values = nu + log_rest + moved

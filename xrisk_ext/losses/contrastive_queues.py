@@ -14,6 +14,7 @@ from xrisk_ext.losses._embeddings import (
 )
 from xrisk_ext.losses._rows import WHOLE_BATCH, WholeBatch
 from xrisk_ext.ops.contrastive import contrastive_log_sums
+from xrisk_ext.ops.query_step import enqueue_, query_step
 
 TILE = 8192  # queue entries whose similarities are held at once
 
@@ -74,6 +75,9 @@ class _QueueLoss(EmbeddingLoss):
     @torch.no_grad()
     def _enqueue(self, embeddings: Tensor) -> None:
         """The last ones where there are more than the queue is long."""
+        if self.queue.is_cpu:
+            enqueue_(self.queue, self.pointer, embeddings, normalize=False)
+            return
         size, new = len(self.queue), len(embeddings)
         kept = embeddings[max(new - size, 0) :]
         slots = torch.arange(new - len(kept), new, device=self.queue.device)
@@ -105,8 +109,9 @@ class MoCoLoss(_QueueLoss):
         state_dtype: of the queue, float32 or float64.
         reduction: ``"mean"`` or ``"none"`` (``[B]``).
 
-    In ``eval()`` the queue is read and not written. Memory beyond inputs and queue: in training a
-    copy of the queue, kept for the backward, since the new keys overwrite it.
+    In ``eval()`` the queue is read and not written. On the CPU the gradient of the mean is taken in
+    the forward. Otherwise memory beyond inputs and queue is, in training, a copy of the queue, kept
+    for the backward, since the new keys overwrite it.
 
     Source: He et al., "Momentum contrast for unsupervised visual representation learning" (CVPR
     2020); Chen et al., "Improved baselines with momentum contrastive learning" (2020).
@@ -150,18 +155,29 @@ class MoCoLoss(_QueueLoss):
     ) -> Tensor:
         """As ``forward``, for the own rows of a batch."""
         self._check(view1=view1, view2=view2)
-        q, k = self._unit(view1), self._unit(view2.detach())
         write = update_state and self.training
         # in the dtype of the queries, for fast products
-        queue = self.queue if q.dtype == torch.float64 else self.queue.to(q.dtype)
-        if write and queue is self.queue:
-            queue = queue.clone()
-        log_mean = contrastive_log_sums(q, queue, temperature=self.temperature)
-        similarity = row_products(q, k) / self.temperature
-        values = nn.functional.softplus(log_mean + math.log(len(queue)) - similarity)
+        queue = self.queue if view1.dtype == torch.float64 else self.queue.to(view1.dtype)
+        if self._is_fused(rows) and view1.is_cpu:
+            value = query_step(
+                view1, queue, self.temperature, positives=view2.detach(), normalize=self.normalize
+            )
+            if write:
+                enqueue_(self.queue, self.pointer, view2, normalize=self.normalize)
+            return value
+        k = self._unit(view2.detach())
+        value = self._composed(rows, view1, k, queue.clone() if write else queue)
         if write:
             (keys,) = rows.gather_constants(k)
             self._enqueue(keys)
+        return value
+
+    def _composed(self, rows: WholeBatch, view1: Tensor, k: Tensor, queue: Tensor) -> Tensor:
+        """The queue is read again in the backward."""
+        q = self._unit(view1)
+        log_mean = contrastive_log_sums(q, queue, temperature=self.temperature)
+        similarity = row_products(q, k) / self.temperature
+        values = nn.functional.softplus(log_mean + math.log(len(queue)) - similarity)
         return self._reduce(rows, values, rows.count(len(q)))
 
 

@@ -76,6 +76,21 @@ struct Case {
     }
   }
 
+  // After a change to the scores or weights of a case of one segment and one channel.
+  void refresh() {
+    device_anchors = DeviceArray<T>(anchors);
+    device_items = DeviceArray<T>(items);
+    device_weights = DeviceArray<T>(weights);
+    problem.anchors.scores = device_anchors.data();
+    problem.items.scores = device_items.data();
+    if (problem.items.weights != nullptr) problem.items.weights = device_weights.data();
+    truth[0].anchors.assign(anchors.begin(), anchors.end());
+    truth[0].items.assign(items.begin(), items.end());
+    if (problem.items.weights != nullptr) {
+      truth[0].weights[0].assign(weights.begin(), weights.end());
+    }
+  }
+
   void set_scale(double scale) {
     device_scale = DeviceArray<double>(std::vector<double>{scale});
     problem.scale = device_scale.data();

@@ -1,4 +1,5 @@
-// block_sort of cuda/block.h, called twice by a kernel, from tiles of two keys to several a thread.
+// block_sort of cuda/block.h, called twice by a kernel, from tiles of one warp to several keys a
+// thread.
 #include "cuda/block.h"
 #include "tests/cuda/device.h"
 
@@ -11,11 +12,13 @@ template <int kBlock, int kTile, class Key>
 __global__ void sort_twice_kernel(const Key* in, Key* keys_out, unsigned* payloads_out) {
   XRISK_SHARED(Key, keys, [kTile]);
   XRISK_SHARED(unsigned, payloads, [kTile]);
+  XRISK_SHARED(Key, spare_keys, [kTile]);
+  XRISK_SHARED(unsigned, spare_payloads, [kTile]);
   for (int i = threadIdx.x; i < kTile; i += kBlock) {
     keys[i] = in[i];
     payloads[i] = i;
   }
-  block_sort<kBlock, kTile>(keys, payloads);
+  block_sort<kBlock, kTile>(keys, payloads, spare_keys, spare_payloads);
   for (int i = threadIdx.x; i < kTile; i += kBlock) {
     // of a neighbour: wrong unless the sort ends with a barrier
     keys_out[i] = keys[kTile - 1 - i];
@@ -23,7 +26,7 @@ __global__ void sort_twice_kernel(const Key* in, Key* keys_out, unsigned* payloa
   }
   __syncthreads();
   for (int i = threadIdx.x; i < kTile; i += kBlock) keys[i] = 1000 - keys[i];
-  block_sort<kBlock, kTile>(keys, payloads);
+  block_sort<kBlock, kTile>(keys, payloads, spare_keys, spare_payloads);
   for (int i = threadIdx.x; i < kTile; i += kBlock) {
     keys_out[kTile + i] = keys[kTile - 1 - i];
     payloads_out[kTile + i] = payloads[kTile - 1 - i];
@@ -68,7 +71,7 @@ void test_sort(unsigned different_keys) {
 
 int main() {
   for (unsigned different_keys : {1000u, 7u}) {
-    test_sort<32, 2, float>(different_keys);
+    test_sort<32, 32, float>(different_keys);
     test_sort<64, 64, uint32_t>(different_keys);
     test_sort<96, 512, double>(different_keys);
     test_sort<256, 256, uint64_t>(different_keys);

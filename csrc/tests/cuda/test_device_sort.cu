@@ -1,14 +1,35 @@
-// The contract of cuda/device_sort.h, for the host's branch and, on a GPU, for cub.
+// The contract of cuda/device_sort.h, for the host's branch and, on a GPU, for both of its ways;
+// the ranked sort by itself, with small tiles, on either.
 #include <numeric>
 
 #include "cuda/device_sort.h"
+#include "cuda/ranked_sort.h"
 #include "tests/cuda/device.h"
 
 using namespace xrisk;
 using namespace xrisk::cuda;
 using namespace xrisk::test;
 
-template <class Key>
+struct ByDevice {
+  static size_t bytes(int64_t count, int begin_bit, int end_bit) {
+    return sort_pairs_workspace_bytes(count, begin_bit, end_bit);
+  }
+  template <class... Arguments>
+  static cudaError_t sort(size_t bytes, void* workspace, Arguments... arguments) {
+    return sort_pairs(arguments..., workspace, bytes, nullptr);
+  }
+};
+
+template <class Shape>
+struct ByRanks {
+  static size_t bytes(int64_t count, int, int) { return ranked_sort_bytes<Shape>(count); }
+  template <class... Arguments>
+  static cudaError_t sort(size_t, void* workspace, Arguments... arguments) {
+    return sort_by_ranks<Shape>(arguments..., workspace, nullptr);
+  }
+};
+
+template <class Sorter, class Key>
 void test_sort(int64_t count, Key different_keys, int begin_bit, int end_bit) {
   std::mt19937_64 random(static_cast<uint64_t>(count));
   std::vector<Key> keys(static_cast<size_t>(count));
@@ -30,12 +51,14 @@ void test_sort(int64_t count, Key different_keys, int begin_bit, int end_bit) {
   const DeviceArray<uint32_t> payload_in(payload);
   DeviceArray<Key> keys_out(count);
   DeviceArray<uint32_t> payload_out(count);
-  const size_t bytes = sort_pairs_workspace_bytes(count, begin_bit, end_bit);
+  const size_t bytes = Sorter::bytes(count, begin_bit, end_bit);
   CHECK(bytes > 0);
   DeviceArray<unsigned char> workspace(static_cast<int64_t>(bytes));
-  for (int call = 0; call < 2; ++call) {  // the second finds the workspace used
-    CHECK(sort_pairs(keys_in.data(), keys_out.data(), payload_in.data(), payload_out.data(), count,
-                     begin_bit, end_bit, workspace.data(), bytes, nullptr) == cudaSuccess);
+  for_each_schedule([&] {  // all but the first find the workspace used
+    const cudaError_t status =
+        Sorter::sort(bytes, workspace.data(), keys_in.data(), keys_out.data(), payload_in.data(),
+                     payload_out.data(), count, begin_bit, end_bit);
+    CHECK(status == cudaSuccess);
     const auto got_keys = keys_out.read();
     const auto got_payload = payload_out.read();
     bool good = true;
@@ -44,7 +67,7 @@ void test_sort(int64_t count, Key different_keys, int begin_bit, int end_bit) {
     }
     CHECK(good);
     CHECK(keys_in.read() == keys && payload_in.read() == payload);
-  }
+  });
 }
 
 template <class Key>
@@ -69,22 +92,49 @@ void test_errors() {
   CHECK(sort(3, 0, kBits + 1, bytes) == cudaErrorInvalidValue);
 }
 
-template <class Key>
-void test_keys() {
+template <class Sorter, class Key>
+void test_keys(std::initializer_list<int64_t> counts) {
   constexpr int kBits = 8 * sizeof(Key);
-  for (int64_t count : {0, 1, 2, 33, 1000, 20011}) {
-    test_sort<Key>(count, 0, 0, kBits);
-    test_sort<Key>(count, 1, 0, kBits);  // all equal
-    test_sort<Key>(count, 5, 0, kBits);
-    test_sort<Key>(count, 0, 0, 1);
-    test_sort<Key>(count, 0, 3, 17);
-    test_sort<Key>(count, 0, kBits - 9, kBits);
+  for (int64_t count : counts) {
+    test_sort<Sorter, Key>(count, 0, 0, kBits);
+    test_sort<Sorter, Key>(count, 1, 0, kBits);  // all equal
+    test_sort<Sorter, Key>(count, 5, 0, kBits);
+    test_sort<Sorter, Key>(count, 0, 0, 1);
+    test_sort<Sorter, Key>(count, 0, 3, 17);
+    test_sort<Sorter, Key>(count, 0, kBits - 9, kBits);
   }
-  test_errors<Key>();
+}
+
+// Keys of all bits set, which nothing that fills a tile may overtake.
+template <class Sorter>
+void test_largest_keys() {
+  const DeviceArray<uint32_t> keys(std::vector<uint32_t>(131, ~0u));
+  std::vector<uint32_t> places(131);
+  std::iota(places.begin(), places.end(), 0u);
+  const DeviceArray<uint32_t> payload(places);
+  const size_t bytes = Sorter::bytes(131, 0, 32);
+  DeviceArray<unsigned char> workspace(static_cast<int64_t>(bytes));
+  for_each_schedule([&] {
+    DeviceArray<uint32_t> keys_out(131), payload_out(131);
+    const cudaError_t status =
+        Sorter::sort(bytes, workspace.data(), keys.data(), keys_out.data(), payload.data(),
+                     payload_out.data(), int64_t{131}, 0, 32);
+    CHECK(status == cudaSuccess);
+    CHECK(payload_out.read() == places);
+  });
 }
 
 int main() {
-  test_keys<uint32_t>();
-  test_keys<uint64_t>();
+  test_keys<ByDevice, uint32_t>({0, 1, 2, 33, 1000, 20011, 70001});
+  test_keys<ByDevice, uint64_t>({0, 1, 2, 33, 1000, 20011, 70001});
+  test_errors<uint32_t>();
+  test_errors<uint64_t>();
+  using Many = ByRanks<RankedShape<64, 128, 4>>;  // of tiles
+  using Wide = ByRanks<RankedShape<32, 256, 1>>;  // pairs a thread
+  test_keys<Many, uint32_t>({1, 127, 128, 129, 700});
+  test_keys<Many, uint64_t>({300});
+  test_keys<Wide, uint32_t>({600});
+  test_largest_keys<ByDevice>();
+  test_largest_keys<Many>();
   return report();
 }

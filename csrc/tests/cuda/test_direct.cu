@@ -1,5 +1,7 @@
 // The direct pair sums: every surrogate, rows and columns, plain and log sums, tiny tiles (so that
 // a few hundred scores take many blocks) and the default one.
+#include <limits>
+
 #include "cuda/direct_launch.h"
 #include "tests/cuda/device.h"
 #include "tests/cuda/pair_case.h"
@@ -9,7 +11,7 @@ using namespace xrisk::test;
 
 namespace {
 
-using TinyTile = cuda::DirectTile<32, 2, 16>;
+using TinyTile = cuda::DirectTile<32, 2, 16, 6, 12>;
 
 // 16 ulp of the sum of magnitudes: a tile's sum is sequential.
 template <class T>
@@ -23,11 +25,12 @@ void check_sums(Case<T>& c) {
   DeviceArray<T> columns_out(c.segments * c.m);
   DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
   DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
   cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), nullptr};
   cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
                                columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, false>(rows, rows_space.data(), nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, false>(columns, columns_space.data(), nullptr) == cudaSuccess));
+  CHECK((cuda::direct_rows<Tile, false>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, false>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
   const auto sums = sums_out.read(), slopes = slopes_out.read();
   const auto out = columns_out.read();
   for (int s = 0; s < c.segments; ++s) {
@@ -48,6 +51,77 @@ void check_sums(Case<T>& c) {
   }
 }
 
+// As close(), and infinities and NaN are the same.
+template <class T>
+bool alike(double got, const Sum& sum) {
+  if (std::isfinite(sum.value)) return close(got, sum.value, tolerance<T>(), sum.scale + 1e-30);
+  return got == sum.value || (std::isnan(got) && std::isnan(sum.value));
+}
+
+// One segment whose scores are not all of one size, or not finite; anchors that weigh nothing have
+// no say.
+template <class Tile, class T>
+void check_rare(Case<T>& c) {
+  DeviceArray<double> sums_out(c.p), slopes_out(c.p);
+  DeviceArray<T> columns_out(c.m);
+  DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
+  DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
+  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), nullptr};
+  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
+                               columns_out.data()};
+  CHECK((cuda::direct_rows<Tile, false>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, false>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
+  const auto sums = sums_out.read(), slopes = slopes_out.read();
+  const auto out = columns_out.read();
+  const Pairs& pairs = c.truth[0];
+  for (size_t i = 0; i < pairs.anchors.size(); ++i) {
+    Sum sum, slope;
+    row_of(pairs, 0, i, sum, slope);
+    CHECK(alike<T>(sums[i], sum));
+    CHECK(alike<T>(slopes[i], slope));
+  }
+  for (size_t j = 0; j < pairs.items.size(); ++j) {
+    Sum sum;
+    for (size_t i = 0; i < pairs.anchors.size(); ++i) {
+      double value, slope;
+      phi_of(pairs, pairs.items[j] - pairs.anchors[i], value, slope);
+      const double weight = pairs.weights[0][j] * c.truth_anchor_weights[0][0][i];
+      if (weight != 0.0) sum.add(weight * slope);
+    }
+    CHECK(alike<T>(out[j], sum));
+  }
+}
+
+template <class T>
+void run_rare(std::mt19937_64& random) {
+  const T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+  for (const Surrogate surrogate : {Surrogate::kSquared, Surrogate::kSquaredHinge,
+                                    Surrogate::kHinge, Surrogate::kLogistic, Surrogate::kSigmoid}) {
+    for (const int rarity : {0, 1, 2, 3, 4}) {
+      Case<T> c(random, surrogate, 1, 1, 75, 90, true, true);
+      if (rarity < 2) {  // one weight, and none: what is left out leaves several tiles of it
+        for (T& weight : c.weights) weight = random() % 4 == 0 ? T(0) : T(1.5);
+      }
+      // an outlier, so that some tiles and blocks are out of the groups' range and others are not
+      if (rarity == 1) c.items[31] += T(12), c.items[70] -= T(15), c.anchors[3] += T(40);
+      if (rarity == 2) c.items[20] = infinity, c.items[21] = -infinity;
+      if (rarity == 3) c.anchors[5] = infinity, c.anchors[70] = -infinity, c.items[9] = infinity;
+      if (rarity == 4) c.anchors[66] = nan, c.items[33] = nan;
+      c.refresh();
+      check_rare<TinyTile>(c);
+      check_rare<cuda::DefaultTile>(c);
+    }
+  }
+  // several tiles of the default size, the last one ragged
+  for (const Surrogate surrogate :
+       {Surrogate::kSquaredHinge, Surrogate::kLogistic, Surrogate::kSigmoid}) {
+    using OneBlock = cuda::DirectTile<128, 4, 256, 1, 1>;
+    Case<T> c(random, surrogate, 1, 1, 530, 301, false, false);
+    check_rare<OneBlock>(c);
+  }
+}
+
 template <class Tile, class T>
 void check_log_sums(Case<T>& c) {
   c.problem.temperature = c.device_temperature.data();
@@ -55,11 +129,12 @@ void check_log_sums(Case<T>& c) {
   DeviceArray<T> columns_out(c.m);
   DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
   DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
+  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
   cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), masses.data()};
   cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), masses.data(),
                                columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, true>(rows, rows_space.data(), nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, true>(columns, columns_space.data(), nullptr) == cudaSuccess));
+  CHECK((cuda::direct_rows<Tile, true>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, true>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
   const auto sums = sums_out.read(), slopes = slopes_out.read();
   const auto out = columns_out.read();
   const Pairs& pairs = c.truth[0];
@@ -125,6 +200,8 @@ int main() {
     std::mt19937_64 random(3);
     run_all<float>(random);
     run_all<double>(random);
+    run_rare<float>(random);
+    run_rare<double>(random);
   });
   return report();
 }

@@ -105,7 +105,8 @@ void run(const Case& c, uint64_t seed) {
   call.stored = device_stored.data();
   const size_t bytes = cuda::moving_average_bytes<kCompareAll>(call);
   DeviceArray<char> workspace(static_cast<int64_t>(bytes));
-  CHECK((cuda::update_moving_average<kCompareAll, 32>(call, workspace.data(), bytes, nullptr) ==
+  using Shape = cuda::CompareShape<64, 128>;
+  CHECK((cuda::update_moving_average<kCompareAll, Shape>(call, workspace.data(), bytes, nullptr) ==
          cudaSuccess));
 
   std::vector<double> stored, new_state;
@@ -145,8 +146,13 @@ int main() {
         c.entries = entries;
         run_both(c);
       }
-      c.distinct = 5;  // groups of about 30, and beyond a block
+      for (const int64_t distinct : {60, 20, 5}) {  // groups of about 2, 7 and 30
+        c.distinct = distinct;
+        run_both(c);
+      }
+      c.entries = 300;  // groups of about 60: some are beyond a warp
       run_both(c);
+      c.entries = 150;
       c.distinct = 1;
       run_both(c);
       c.distinct = 20;

@@ -43,7 +43,7 @@ void run(const Case& c) {
   call.batch.batch = c.batch;
   call.batch.labels = c.labels;
   call.batch.scores = scores.data();
-  call.batch.positive = positive.data();
+  call.batch.positive.data = positive.data();
   call.batch.weights = c.weights == 0 ? nullptr : weights.data();
   call.batch.weights_per_label = c.weights == 2;
   call.batch.index = index.data();

@@ -18,7 +18,8 @@ struct Case {
   Algorithm algorithm = Algorithm::kDirect;
   int64_t batch = 0;
   int labels = 1;
-  int weights = 0;  // 0: none, 1: [B], 2: [B, L]
+  int weights = 0;      // 0: none, 1: [B], 2: [B, L]
+  int label_bytes = 0;  // 0: labels are bytes
   bool state = true, bad = false, mean = true;
   double gamma = 0.4;
 };
@@ -49,6 +50,21 @@ Batch random_batch(const Case& c, std::mt19937_64& random) {
     batch.state.push_back(k / 2 % 3 == 0 ? NAN : 0.25f + static_cast<float>(random() % 8) / 4);
   }
   return batch;
+}
+
+// The labels as bfloat16, float or double: 0.5, else 0, -1 or NaN.
+std::vector<char> wide_labels(const std::vector<uint8_t>& positive, int bytes) {
+  std::vector<char> wide;
+  for (size_t k = 0; bytes > 0 && k < positive.size(); ++k) {
+    const double others[3] = {0.0, -1.0, NAN};
+    const double label = positive[k] != 0 ? 0.5 : others[k % 3];
+    const float narrow = static_cast<float>(label);
+    // little endian: the upper half of a float is a bfloat16
+    const char* from = bytes == 8 ? reinterpret_cast<const char*>(&label)
+                                  : reinterpret_cast<const char*>(&narrow) + (bytes == 2 ? 2 : 0);
+    wide.insert(wide.end(), from, from + bytes);
+  }
+  return wide;
 }
 
 struct Truth {
@@ -146,6 +162,7 @@ void run(const Case& c) {
   const Truth truth = truth_of(c, batch);
   const DeviceArray<float> scores(batch.scores), weights(batch.weights);
   const DeviceArray<uint8_t> positive(batch.positive);
+  const DeviceArray<char> wide(wide_labels(batch.positive, c.label_bytes));
   const DeviceArray<int64_t> index(batch.index);
   DeviceArray<float> state(batch.state), values(c.labels), mean(1), gradient(c.batch * c.labels);
   const DeviceArray<double> scale(std::vector<double>{1.5}), gamma(std::vector<double>{c.gamma});
@@ -158,7 +175,14 @@ void run(const Case& c) {
   call.batch = c.batch;
   call.labels = c.labels;
   call.scores = scores.data();
-  call.positive = positive.data();
+  if (c.label_bytes == 0) {
+    call.positive.data = positive.data();
+  } else {
+    call.positive = {wide.data(), c.label_bytes, true,
+                     c.label_bytes == 2   ? 0x7f80
+                     : c.label_bytes == 4 ? 0x7f800000
+                                          : 0x7ff0000000000000};
+  }
   call.weights = c.weights == 0 ? nullptr : weights.data();
   call.weights_per_label = c.weights == 2;
   call.index = index.data();
@@ -207,6 +231,11 @@ int main() {
       }
       c.algorithm = Algorithm::kAuto;
       c.batch = 150;
+      for (const int bytes : {2, 4, 8}) {
+        c.label_bytes = bytes;
+        run(c);
+      }
+      c.label_bytes = 0;
       for (const Surrogate surrogate : {Surrogate::kSquared, Surrogate::kHinge,
                                         Surrogate::kBarrierHinge, Surrogate::kSigmoid}) {
         c.surrogate = surrogate;
@@ -229,6 +258,9 @@ int main() {
         c.labels = 1;
       }
       c.state = false;
+      run(c);
+      c.algorithm = Algorithm::kSort;
+      c.surrogate = Surrogate::kZeroOne;  // no slopes
       run(c);
       c.algorithm = Algorithm::kSmooth;
       for (const Surrogate surrogate : {Surrogate::kLogistic, Surrogate::kSigmoid}) {

@@ -10,7 +10,9 @@ using namespace xrisk::test;
 
 namespace {
 
-using TinyShape = cuda::SmoothShape<32, 64, 3>;
+// Two tiles of sources and more, of one warp and of four; bins of one and of two passes.
+using TinyShape = cuda::SmoothShape<32, 64, 3, cuda::SmoothTile<32, 2, 5>>;
+using WarpsShape = cuda::SmoothShape<64, 128, 2, cuda::SmoothTile<128, 1, 6>>;
 
 template <class T>
 double bound() {
@@ -87,12 +89,46 @@ void test_values() {
   }
   if (sizeof(T) == 8) return;
   Case<T> usual(random, Surrogate::kSigmoid, 2, 1, 90, 300, true, false);
-  check_sums<cuda::SmoothShape<256, 256, 2>>(usual);
+  check_sums<cuda::DefaultSmooth>(usual);
   for (int64_t anchors : {0, 1, 33}) {
     for (int64_t items : {0, 1, 33}) {
       Case<T> c(random, Surrogate::kLogistic, 1, 1, anchors, items, true, false);
       check_sums<TinyShape>(c);
     }
+  }
+}
+
+// However the sources spread over the bins: all in one, in clusters, in a few bins and a far one,
+// in nearly a bin each, with several tiles in a chunk and with chunks that are joined.
+template <class T>
+void test_spreads() {
+  std::mt19937_64 random(6);
+  const auto one = [](int64_t /*k*/) { return 0.25; };
+  const auto clusters = [](int64_t k) {
+    return k % 3 == 0 ? -0.5 : 0.01 * static_cast<double>(k % 5);
+  };
+  const auto outlier = [](int64_t k) {
+    return k == 17 ? 60.0 : 0.001 * static_cast<double>(k % 1000);
+  };
+  const auto even = [](int64_t k) { return 0.5 * static_cast<double>(k * 97 % 128); };
+  for (double (*score)(int64_t) :
+       {static_cast<double (*)(int64_t)>(one), static_cast<double (*)(int64_t)>(clusters),
+        static_cast<double (*)(int64_t)>(outlier), static_cast<double (*)(int64_t)>(even)}) {
+    if (sizeof(T) == 8 && score(1) != even(1)) continue;  // the same code with more terms
+    Case<T> c(random, Surrogate::kLogistic, 1, 1, 20, 700, true, false);
+    for (int64_t k = 0; k < c.m; ++k) {
+      c.items[k] = static_cast<T>(score(k));
+      c.truth[0].items[k] = c.items[k];
+    }
+    for (int64_t k = 0; k < c.p; ++k) {
+      c.anchors[k] = static_cast<T>(score(k));
+      c.truth[0].anchors[k] = c.anchors[k];
+    }
+    c.device_items = DeviceArray<T>(c.items);
+    c.device_anchors = DeviceArray<T>(c.anchors);
+    c.problem.items.scores = c.device_items.data();
+    c.problem.anchors.scores = c.device_anchors.data();
+    check_sums<WarpsShape>(c);
   }
 }
 
@@ -135,6 +171,8 @@ void test_refusals() {
 int main() {
   test_values<float>();
   test_values<double>();
+  test_spreads<float>();
+  test_spreads<double>();
   test_infinity<float>();
   test_infinity<double>();
   test_refusals();

@@ -1,0 +1,67 @@
+// Sums of exponentials of similarities of 16-bit embeddings and their gradients, by the caller's
+// products of 16-bit matrices with results in float32. Semantics as cuda/similarity.h; torch-free.
+//
+//   s_ij = c_i d_j <x_i, y_j>             exact products, float32 sums; c and d the rows' scales
+//   V_ij = c_i d_j (w_ij + w_ji) 2^k      weights of the pair by both sides, rounded to 16 bits
+//   dx_i = 2^-k / c_i sum_j V_ij y_j      sums in float32, over all blocks
+//
+// So the rows are multiplied as they came, and no normalised embedding is ever rounded. A weight is
+// off by at most 2^-9 of itself (bfloat16; float16 2^-12), to nearest; the gradient leaves in 16
+// bits, which rounds it as much again.
+// k is 0 for bfloat16; float16, which has few exponents, gets the largest weight near 2^15.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/products.h"
+#include "cuda/similarity.h"
+
+namespace xrisk::cuda {
+
+struct HalfSimilarities {
+  const uint16_t* x = nullptr;  // [N, D] bfloat16, or float16
+  const uint16_t* y = nullptr;  // [M, D]
+  bool bfloat16 = true;
+  const float* x_scales = nullptr;  // [N], or null: 1
+  const float* y_scales = nullptr;  // [M]
+  float largest_scale = 1.0f;       // no scale is larger
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t width = 0;
+  bool symmetric = false;            // y is x: groups of blocks on and above the diagonal
+  const int64_t* exclude = nullptr;  // [N, E] columns that row i leaves out, -1 for none
+  int64_t exclusions = 0;
+
+  // Similarities of one block at a time, as many as stay in L2 between a product and what reads it,
+  // and as one product of 128 x 256 tiles keeps 132 processors busy with; weights of a group of
+  // blocks, since the products with them have fewer tiles. Both multiples of kStep.
+  int64_t block = 2048;  // 16 MB of floats
+  int64_t group = 4096;  // 32 MB of weights
+  static constexpr int64_t kStep = 128;
+};
+
+// For either launcher, which both get the same memory if similarities are to be kept.
+size_t half_similarity_workspace_bytes(const HalfSimilarities& problem);
+
+// Whether there is but one block, so that launch_half_gradients finds what launch_half_sums left.
+bool one_block(const HalfSimilarities& problem);
+
+// As launch_similarity_sums.
+cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_inverses,
+                             const ExpSums<float>& rows, const float* column_inverses,
+                             const ExpSums<float>& columns, const HalfProducts& products,
+                             void* workspace, cudaStream_t stream);
+
+// As launch_similarity_gradients, but that dx_i and dy_j are c_i and d_j times too large and, of
+// float16, both `fit`[0] times: the caller divides, or launch_rescale. `fit`: that and its inverse.
+cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWeights<float>& rows,
+                                  const PairWeights<float>& columns, bool kept, float* dx,
+                                  float* dy, float* fit, const HalfProducts& products,
+                                  void* workspace, cudaStream_t stream);
+
+// gradient [count, width] *= fit[1]: of float16 rows without scales.
+cudaError_t launch_rescale(const float* fit, int64_t count, int64_t width, float* gradient,
+                           cudaStream_t stream);
+
+}  // namespace xrisk::cuda
