@@ -18,10 +18,9 @@ namespace xrisk::cuda {
 template <class T>
 struct LongRow {
   int64_t row;
-  T low, high;  // the edges
-  // How many scores are > high, >= high, > low, >= low; NaN stand above all.
-  unsigned long long above, reach_high, beyond_low, reach_low;
-  unsigned long long written;  // keys on their way into the buffer
+  T low, high;                   // the edges
+  unsigned long long counts[4];  // of scores > high, >= high, > low, >= low; NaN stand above all
+  unsigned long long written;    // keys on their way into the buffer
 };
 
 template <class T>
@@ -118,7 +117,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
     edges[side] = key < infinity ? key : infinity;
   }
   if (threadIdx.x == 0) {
-    longs.rows[blockIdx.x] = {row, score_of_key(edges[0]), score_of_key(edges[1]), 0, 0, 0, 0, 0};
+    longs.rows[blockIdx.x] = {row, score_of_key(edges[0]), score_of_key(edges[1]), {}, 0};
   }
 }
 
@@ -160,10 +159,10 @@ struct alignas(16) Sixteen {
   T of[kCount];
 };
 
-template <int kBlock>
-__device__ __forceinline__ void add_counts(unsigned count, unsigned long long* total) {
+// Into a block's total.
+__device__ __forceinline__ void add_count(unsigned count, unsigned* total) {
   count = __reduce_add_sync(kWholeWarp, count);
-  if (lane_index() == 0 && count > 0) atomicAdd(total, static_cast<unsigned long long>(count));
+  if (lane_index() == 0 && count > 0) atomicAdd(total, count);
 }
 
 template <class Shape, bool kSmooth, class T>
@@ -176,6 +175,7 @@ __global__ void __launch_bounds__(Shape::kPartBlock)
   XRISK_SHARED(Key, stage, [Split::kStage]);
   XRISK_SHARED(unsigned, staged, [1]);
   XRISK_SHARED(unsigned long long, base, [1]);
+  XRISK_SHARED(unsigned, counts, [4]);  // in the order of LongRow
   const int64_t slot = blockIdx.x / longs.blocks, part = blockIdx.x % longs.blocks;
   if (!longs.has(slot)) return;
   LongRow<T>& mine = longs.rows[slot];
@@ -183,6 +183,7 @@ __global__ void __launch_bounds__(Shape::kPartBlock)
   const KeyRoom room = key_room<Shape>(span);
   Key* const buffer = longs.buffer + room.begin;
   if (threadIdx.x == 0) staged[0] = 0;
+  if (threadIdx.x < 4) counts[threadIdx.x] = 0;
   __syncthreads();
   Split split{mine.low, mine.high, stage, staged, &mine, buffer, room.count};
 
@@ -215,13 +216,16 @@ __global__ void __launch_bounds__(Shape::kPartBlock)
     if (thread < span.count - tail) split.add(x[tail + thread]);
   }
 
-  add_counts<kBlock>(split.reach_high, &mine.reach_high);
+  add_count(split.reach_high, &counts[1]);
   if (!kSmooth) {
-    add_counts<kBlock>(split.above, &mine.above);
-    add_counts<kBlock>(split.beyond_low, &mine.beyond_low);
-    add_counts<kBlock>(split.reach_low, &mine.reach_low);
+    add_count(split.above, &counts[0]);
+    add_count(split.beyond_low, &counts[2]);
+    add_count(split.reach_low, &counts[3]);
   }
   __syncthreads();
+  if (thread < 4 && counts[thread] > 0) {
+    atomicAdd(&mine.counts[thread], static_cast<unsigned long long>(counts[thread]));
+  }
   const unsigned count = staged[0] < Split::kStage ? staged[0] : Split::kStage;
   if (thread == 0 && count > 0) {
     base[0] = atomicAdd(&mine.written, static_cast<unsigned long long>(count));
@@ -268,11 +272,13 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const RowSpan span = span_of(call, mine.row);
   const KeyRoom room = key_room<Shape>(span);
   const auto rank = static_cast<unsigned long long>(call.k);
+  const unsigned long long above = mine.counts[0], reach_high = mine.counts[1],
+                           beyond_low = mine.counts[2], reach_low = mine.counts[3];
   const bool one = threadIdx.x == 0;
-  const bool nan = rank < mine.above && mine.high == static_cast<T>(INFINITY);
-  const bool inside = rank >= mine.reach_high && rank < mine.beyond_low;
-  if (nan || (rank >= mine.above && !inside && rank < mine.reach_low)) {
-    const Key edge = selection_key(rank < mine.reach_high ? mine.high : mine.low);
+  const bool nan = rank < above && mine.high == static_cast<T>(INFINITY);
+  const bool inside = rank >= reach_high && rank < beyond_low;
+  if (nan || (rank >= above && !inside && rank < reach_low)) {
+    const Key edge = selection_key(rank < reach_high ? mine.high : mine.low);
     if (one) put_key(out, mine.row, nan ? static_cast<Key>(~Key(0)) : edge);
     return;
   }
@@ -293,8 +299,8 @@ __global__ void __launch_bounds__(Shape::kBlock)
     high = block_reduce<kBlock>(most, low, Max());
   }
   const auto visit = [&](const auto& take) { visit_stored<kBlock>(buffer, stored, take); };
-  const Key answer = select_in_block<kBlock>(visit, static_cast<unsigned>(rank - mine.reach_high),
-                                             low, bit_width(high - low));
+  const Key answer = select_in_block<kBlock>(visit, static_cast<unsigned>(rank - reach_high), low,
+                                             bit_width(high - low));
   if (one) put_key(out, mine.row, answer);
 }
 

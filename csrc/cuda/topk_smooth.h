@@ -193,12 +193,18 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const Sample sample(call, span);
   const SmoothTopK problem = problem_of(call, span.count);
   const double size = Sample::kSize;
-  const double share = problem.kappa < 1.0 ? problem.kappa : 1.0;
-  const auto rank = static_cast<int64_t>(share * size);
-  const auto key = sample.select(rank < Sample::kSize ? rank : Sample::kSize - 1);
-  const double quantile = newton_start(static_cast<double>(score_of_key(key)));
-  const double wanted = problem.kappa + problem.tau2 * quantile;
-  const double mean = wanted < 0.0 ? 0.0 : (wanted > 1.0 ? 1.0 : wanted);
+  // The score with as many above it as the problem wants; how many depends on the score.
+  double quantile = 0.0, mean = 0.0;
+  int64_t rank = -1;
+  for (int pass = 0; pass < 2; ++pass) {
+    const double wanted = problem.kappa + problem.tau2 * quantile;
+    mean = wanted > 0.0 ? (wanted < 1.0 ? wanted : 1.0) : 0.0;
+    const auto next = static_cast<int64_t>(mean * size);
+    if (next == rank) break;
+    rank = next;
+    const auto key = sample.select(rank < Sample::kSize ? rank : Sample::kSize - 1);
+    quantile = newton_start(static_cast<double>(score_of_key(key)));
+  }
   const double luck = Shape::kDeviations * sqrt(mean * (1.0 - mean) / size) + 1.0 / size;
   const auto visit = [&](const auto& take) {
     sample([&](KeyOf<T> each) { take(static_cast<T>(score_of_key(each))); });
@@ -215,8 +221,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const double low = edges[0], high = edges[1], slack = (soft_reach<T>() + 1.0) * call.tau1;
   double start = quantile < low ? low : (quantile > high ? high : quantile);
   if (high - low <= 8.0 * call.tau1) start = low + 0.5 * (high - low);
-  longs.rows[blockIdx.x] = {
-      row, static_cast<T>(low - slack), static_cast<T>(high + slack), 0, 0, 0, 0, 0};
+  longs.rows[blockIdx.x] = {row, static_cast<T>(low - slack), static_cast<T>(high + slack), {}, 0};
   searches.searches[blockIdx.x] = {NewtonSearch(newton_start(start), 4.0 * call.tau1), 0, 1};
 }
 
@@ -233,7 +238,7 @@ __device__ __forceinline__ bool accept(LongSearch& search, const LongRow<T>& row
 template <class T>
 __device__ __forceinline__ SoftRow soft_row(const LongRow<T>& row, int64_t count, bool stored) {
   if (!stored) return {count, 0, count};
-  return {static_cast<int64_t>(row.written), static_cast<int64_t>(row.reach_high), count};
+  return {static_cast<int64_t>(row.written), static_cast<int64_t>(row.counts[1]), count};
 }
 
 // One block a row. kLast: whatever is left; else rows of few copied keys, the others are opened.
