@@ -5,7 +5,7 @@ namespace xrisk::cuda {
 
 // A warp takes up to 256 scores, a block 16384. Longer rows are sampled four neighbours at a time
 // and read by blocks of 256 that keep 16 KB of what they copy; radix passes have digits of 11 bits.
-using Shape = TopKShape<8, 1024, 16, 8, 11, 4, 256, 16384, 4, 6>;
+using Shape = TopKShape<8, 1024, 16, 8, 11, 4, 256, 16384, 4, 6, 10>;
 
 template <class T>
 size_t topk_workspace_bytes(const TopK<T>& call) {

@@ -77,7 +77,7 @@ cudaError_t exact_long_rows(const TopK<T>& call, const TopKMemory<Shape, T>& mem
   const auto idle = static_cast<unsigned>(std::min(items, kIdleBlocks));
   XRISK_LAUNCH((sample_long_rows_kernel<Shape, kPlaces, T>), rows, Shape::kBlock, 0, stream, call,
                longs, memory.missed);
-  XRISK_LAUNCH((split_long_rows_kernel<Shape, false, T>), parts, Shape::kPartBlock, 0, stream, call,
+  XRISK_LAUNCH((split_long_rows_kernel<Shape, T>), parts, Shape::kPartBlock, 0, stream, call,
                longs);
   XRISK_LAUNCH((finish_long_rows_kernel<Shape, T>), rows, Shape::kBlock, 0, stream, call, longs,
                memory.missed, out);
@@ -99,11 +99,11 @@ cudaError_t smooth_long_rows(const TopK<T>& call, const TopKMemory<Shape, T>& me
   const auto steps = static_cast<unsigned>(longs.capacity * memory.searches.blocks);
   XRISK_LAUNCH((sample_smooth_rows_kernel<Shape, kPlaces, T>), rows, Shape::kBlock, 0, stream, call,
                longs, memory.missed, memory.searches);
-  XRISK_LAUNCH((split_long_rows_kernel<Shape, true, T>), parts, Shape::kPartBlock, 0, stream, call,
+  XRISK_LAUNCH((split_long_rows_kernel<Shape, T>), parts, Shape::kPartBlock, 0, stream, call,
                longs);
   XRISK_LAUNCH((finish_smooth_rows_kernel<Shape, false, T>), rows, Shape::kBlock, 0, stream, call,
                longs, memory.searches, out);
-  for (int step = 0; step < kNewtonLaunches; ++step) {
+  for (int step = 0; step < Shape::kSteps; ++step) {
     XRISK_LAUNCH((newton_step_kernel<Shape, T>), steps, Shape::kPartBlock, 0, stream, call, longs,
                  memory.searches, out);
   }

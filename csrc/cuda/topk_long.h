@@ -1,8 +1,8 @@
 // Long rows: one read.
 //
 // A block samples the row: between which two scores the answer must lie but for kDeviations of luck
-// (smoothed: where the sigmoid is neither 0 nor 1). Many blocks then read the row, count what
-// reaches either edge and copy the keys between the two, usually a percent. A block finishes with
+// (smoothed: where the sigmoid is neither 0 nor 1). Many blocks then read the row, count what is
+// above the two edges and copy the keys between them, usually a percent. A block finishes with
 // these: the exact threshold here, the smoothed one in topk_smooth.h. Counts of ties at the edges
 // are kept apart, so that a row of zeros costs no more. What the sample has missed, or what is more
 // than fits the buffer, is seen by the counts and goes to topk_radix.h (smoothed: to steps over the
@@ -19,8 +19,10 @@ template <class T>
 struct LongRow {
   int64_t row;
   T low, high;                   // the edges
-  unsigned long long counts[4];  // of scores > high, >= high, > low, >= low; NaN stand above all
-  unsigned long long written;    // keys on their way into the buffer
+  unsigned long long counts[3];  // of scores > high, NaN too, == high, and == low
+  unsigned long long written;    // keys between, on their way into the buffer
+
+  __device__ __forceinline__ unsigned long long reach_high() const { return counts[0] + counts[1]; }
 };
 
 template <class T>
@@ -121,8 +123,14 @@ __global__ void __launch_bounds__(Shape::kBlock)
   }
 }
 
+template <class T>
+struct alignas(16) Sixteen {
+  static constexpr int kCount = 16 / sizeof(T);
+  T of[kCount];
+};
+
 // What a thread counts, and where it leaves the keys between the edges.
-template <class Shape, bool kSmooth, class T>
+template <class Shape, class T>
 struct RowSplit {
   static constexpr unsigned kStage = Shape::kStaged / sizeof(KeyOf<T>);
   T low, high;
@@ -131,18 +139,22 @@ struct RowSplit {
   LongRow<T>* row;
   KeyOf<T>* buffer;
   int64_t room;
-  unsigned above = 0, reach_high = 0, beyond_low = 0, reach_low = 0;
+  unsigned above = 0, equal_high = 0, equal_low = 0;
 
-  __device__ __forceinline__ void add(T x) {
-    reach_high += !(x < high);
-    if (!kSmooth) {
-      above += !(x <= high);
-      beyond_low += !(x <= low);
-      reach_low += !(x < low);
-    }
-    if (x > low && x < high) take(x);
+  // Whether take(x) is to follow: the rest, above or below, is most of the row.
+  __device__ __forceinline__ bool count(T x) {
+    above += !(x <= high);
+    return x >= low && x <= high;
   }
   __device__ __forceinline__ void take(T x) {
+    if (x == high) {
+      ++equal_high;
+      return;
+    }
+    if (x == low) {
+      ++equal_low;
+      return;
+    }
     const unsigned at = atomicAdd(staged, 1u);
     if (at < kStage) {
       stage[at] = selection_key(x);
@@ -151,12 +163,29 @@ struct RowSplit {
     const unsigned long long far = atomicAdd(&row->written, 1ull);
     if (far < static_cast<unsigned long long>(room)) buffer[far] = selection_key(x);
   }
-};
-
-template <class T>
-struct alignas(16) Sixteen {
-  static constexpr int kCount = 16 / sizeof(T);
-  T of[kCount];
+  // kPacks times 16 bytes, `stride` scores apart. What is to be taken, rarely anything, is read
+  // once more: one place in the code for all.
+  template <int kPacks>
+  __device__ __forceinline__ void read(const T* x, int64_t stride) {
+    constexpr int kCount = Sixteen<T>::kCount;
+    Sixteen<T> packs[kPacks];
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      packs[p] = *reinterpret_cast<const Sixteen<T>*>(x + p * stride);
+    }
+    unsigned wanted = 0;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        if (count(packs[p].of[j])) wanted |= 1u << (p * kCount + j);
+      }
+    }
+    for (; wanted != 0; wanted &= wanted - 1) {
+      const int bit = __ffs(static_cast<int>(wanted)) - 1;
+      take(x[bit / kCount * stride + bit % kCount]);
+    }
+  }
 };
 
 // Into a block's total.
@@ -165,17 +194,16 @@ __device__ __forceinline__ void add_count(unsigned count, unsigned* total) {
   if (lane_index() == 0 && count > 0) atomicAdd(total, count);
 }
 
-template <class Shape, bool kSmooth, class T>
+template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kPartBlock)
     split_long_rows_kernel(TopK<T> call, LongRows<T> longs) {
   using Key = KeyOf<T>;
-  using Split = RowSplit<Shape, kSmooth, T>;
-  using Pack = Sixteen<T>;
-  constexpr int kBlock = Shape::kPartBlock, kUnroll = 4;
+  using Split = RowSplit<Shape, T>;
+  constexpr int kBlock = Shape::kPartBlock, kPacks = 4;
   XRISK_SHARED(Key, stage, [Split::kStage]);
   XRISK_SHARED(unsigned, staged, [1]);
   XRISK_SHARED(unsigned long long, base, [1]);
-  XRISK_SHARED(unsigned, counts, [4]);  // in the order of LongRow
+  XRISK_SHARED(unsigned, counts, [3]);  // in the order of LongRow
   const int64_t slot = blockIdx.x / longs.blocks, part = blockIdx.x % longs.blocks;
   if (!longs.has(slot)) return;
   LongRow<T>& mine = longs.rows[slot];
@@ -183,47 +211,34 @@ __global__ void __launch_bounds__(Shape::kPartBlock)
   const KeyRoom room = key_room<Shape>(span);
   Key* const buffer = longs.buffer + room.begin;
   if (threadIdx.x == 0) staged[0] = 0;
-  if (threadIdx.x < 4) counts[threadIdx.x] = 0;
+  if (threadIdx.x < 3) counts[threadIdx.x] = 0;
   __syncthreads();
   Split split{mine.low, mine.high, stage, staged, &mine, buffer, room.count};
 
   const T* const x = call.scores + span.begin;
-  const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(x) / sizeof(T)) % Pack::kCount;
-  const int64_t ahead = past > 0 ? Pack::kCount - past : 0;
+  constexpr int kCount = Sixteen<T>::kCount;
+  const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(x) / sizeof(T)) % kCount;
+  const int64_t ahead = past > 0 ? kCount - past : 0;
   const int64_t head = ahead < span.count ? ahead : span.count;  // before the first whole 16 bytes
-  const int64_t packs = (span.count - head) / Pack::kCount, tail = head + packs * Pack::kCount;
-  const Pack* const body = reinterpret_cast<const Pack*>(x + head);
+  const int64_t packs = (span.count - head) / kCount, tail = head + packs * kCount;
   const int64_t stride = static_cast<int64_t>(longs.blocks) * kBlock;
   const int thread = static_cast<int>(threadIdx.x);
   int64_t at = part * kBlock + thread;
-  for (; at + (kUnroll - 1) * stride < packs; at += kUnroll * stride) {
-    Pack pack[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) pack[u] = body[at + u * stride];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-#pragma unroll
-      for (int j = 0; j < Pack::kCount; ++j) split.add(pack[u].of[j]);
-    }
+  for (; at + (kPacks - 1) * stride < packs; at += kPacks * stride) {
+    split.template read<kPacks>(x + head + at * kCount, stride * kCount);
   }
-  for (; at < packs; at += stride) {
-    const Pack pack = body[at];
-#pragma unroll
-    for (int j = 0; j < Pack::kCount; ++j) split.add(pack.of[j]);
-  }
+  for (; at < packs; at += stride) split.template read<1>(x + head + at * kCount, 0);
   if (part == 0) {
-    if (thread < head) split.add(x[thread]);
-    if (thread < span.count - tail) split.add(x[tail + thread]);
+    const int64_t rest = tail + thread;
+    if (thread < head && split.count(x[thread])) split.take(x[thread]);
+    if (rest < span.count && split.count(x[rest])) split.take(x[rest]);
   }
 
-  add_count(split.reach_high, &counts[1]);
-  if (!kSmooth) {
-    add_count(split.above, &counts[0]);
-    add_count(split.beyond_low, &counts[2]);
-    add_count(split.reach_low, &counts[3]);
-  }
+  add_count(split.above, &counts[0]);
+  add_count(split.equal_high, &counts[1]);
+  add_count(split.equal_low, &counts[2]);
   __syncthreads();
-  if (thread < 4 && counts[thread] > 0) {
+  if (thread < 3 && counts[thread] > 0) {
     atomicAdd(&mine.counts[thread], static_cast<unsigned long long>(counts[thread]));
   }
   const unsigned count = staged[0] < Split::kStage ? staged[0] : Split::kStage;
@@ -272,8 +287,9 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const RowSpan span = span_of(call, mine.row);
   const KeyRoom room = key_room<Shape>(span);
   const auto rank = static_cast<unsigned long long>(call.k);
-  const unsigned long long above = mine.counts[0], reach_high = mine.counts[1],
-                           beyond_low = mine.counts[2], reach_low = mine.counts[3];
+  const unsigned long long above = mine.counts[0], reach_high = mine.reach_high(),
+                           beyond_low = reach_high + mine.written,
+                           reach_low = beyond_low + mine.counts[2];
   const bool one = threadIdx.x == 0;
   const bool nan = rank < above && mine.high == static_cast<T>(INFINITY);
   const bool inside = rank >= reach_high && rank < beyond_low;

@@ -18,7 +18,7 @@ namespace xrisk::cuda {
 
 // Tile sizes; the tests take tiny ones. A row of more than kMost scores is long.
 template <int kNarrowItems_, int kBlock_, int kItems_, int kTileItems_, int kDigitBits_,
-          int kShare_, int kPartBlock_, int kStaged_, int kChunk_, int kDeviations_>
+          int kShare_, int kPartBlock_, int kStaged_, int kChunk_, int kDeviations_, int kSteps_>
 struct TopKShape {
   static constexpr int kNarrowItems = kNarrowItems_;  // a lane of a warp that has a row to itself
   static constexpr int kBlock = kBlock_, kItems = kItems_;  // of a block that has one
@@ -29,6 +29,7 @@ struct TopKShape {
   static constexpr int kStaged = kStaged_;          // bytes of what such a block copies
   static constexpr int kChunk = kChunk_;            // neighbours that are sampled together
   static constexpr int kDeviations = kDeviations_;  // of luck that a bracket allows for
+  static constexpr int kSteps = kSteps_;  // launches of Newton's method; what takes more is rare
   static constexpr int64_t kNarrow = 32 * kNarrowItems, kMost = kBlock * kItems;
   static constexpr int64_t kTile = kBlock * kTileItems;
   static constexpr int kBins = 1 << kDigitBits;

@@ -18,7 +18,6 @@ namespace xrisk::cuda {
 
 constexpr int kMostNewtonSteps = 200;  // in one launch
 constexpr int kSampleSteps = 12;
-constexpr int kNewtonLaunches = 10;  // what takes more is left to one block a row
 
 // sigma and its slope at one threshold, in T.
 template <class T>
@@ -238,7 +237,7 @@ __device__ __forceinline__ bool accept(LongSearch& search, const LongRow<T>& row
 template <class T>
 __device__ __forceinline__ SoftRow soft_row(const LongRow<T>& row, int64_t count, bool stored) {
   if (!stored) return {count, 0, count};
-  return {static_cast<int64_t>(row.written), static_cast<int64_t>(row.counts[1]), count};
+  return {static_cast<int64_t>(row.written), static_cast<int64_t>(row.reach_high()), count};
 }
 
 // One block a row. kLast: whatever is left; else rows of few copied keys, the others are opened.
