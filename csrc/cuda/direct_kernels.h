@@ -315,7 +315,8 @@ __global__ void __launch_bounds__(Tile::kThreads) direct_kernel(const DirectPart
       }
     }
     const TileSummary<T> all = survey_tile<Tile>(news[0], keep, weight, fits, at);
-    const bool grouped = kGrouped && all.fits && (all.alike || !kRows);
+    // Of no entries none fits: 0 times a factor beyond the range is not 0.
+    const bool grouped = kGrouped && all.count > 0 && all.fits && (all.alike || !kRows);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
       if (!keep[r]) continue;
