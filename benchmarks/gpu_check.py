@@ -149,7 +149,7 @@ def ceilings(_: Report) -> Report:
 
 def profile(_: Report) -> Report:
     """Each family of kernels at the sizes that are asked for: its times and its limits."""
-    found = run([sys.executable, "-m", "benchmarks.gpu_kernels", "--times"], kept=200_000)
+    found = run([sys.executable, "-m", "benchmarks.gpu_kernels"], kept=200_000)
     lines = [json.loads(line) for line in found["tail"].splitlines() if line.startswith("{")]
     cases = {str(line.pop("case")): line for line in lines if "case" in line}
     rates = next((line["rates"] for line in lines if "rates" in line), None)

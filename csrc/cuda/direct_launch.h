@@ -237,11 +237,14 @@ size_t direct_columns_bytes(const PairProblem<T>& problem) {
          extremes_bytes<T>(problem.segments);
 }
 
-// What rows and columns have in common; the extremes come first in the workspace.
-template <class Tile, class T>
-DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, const Side<T>& inner,
-                          void* workspace) {
-  DirectArgs<T> args;
+// What rows and columns have in common: whether the problem fits, and, first in the workspace, the
+// extremes.
+template <class Tile, bool kExponential, class T>
+cudaError_t prepare_direct(const PairProblem<T>& problem, const Side<T>& outer,
+                           const Side<T>& inner, void* workspace, cudaStream_t stream,
+                           DirectArgs<T>& args) {
+  const DirectGrid<Tile, T> grid(outer, inner, problem.segments, problem.channels);
+  if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
   args.outer = outer.scores;
   args.outer_live = outer.live;
   args.outer_capacity = outer.capacity;
@@ -250,14 +253,15 @@ DirectArgs<T> direct_args(const PairProblem<T>& problem, const Side<T>& outer, c
   args.inner_capacity = inner.capacity;
   args.channels = problem.channels;
   args.problems = problem.segments * problem.channels;
-  args.blocks = DirectGrid<Tile, T>(outer, inner, problem.segments, problem.channels).blocks;
+  args.blocks = grid.blocks;
   args.margin = problem.margin;
   args.scale = problem.scale;
   args.temperature = problem.temperature;
   args.extremes = static_cast<const T*>(workspace);
   args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) +
                                            extremes_bytes<T>(problem.segments));
-  return args;
+  if (!kExponential) return cudaSuccess;
+  return launch_extremes(problem.items, problem.segments, static_cast<T*>(workspace), stream);
 }
 
 template <class T>
@@ -285,15 +289,9 @@ cudaError_t direct_rows(const PairRows<T>* calls, int count, void* const* worksp
   PartSums<double> out = {};
   for (int k = 0; k < count; ++k) {
     const PairProblem<T>& problem = calls[k].problem;
-    const DirectGrid<Tile, T> grid(problem.anchors, problem.items, problem.segments,
-                                   problem.channels);
-    if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-    if (kExponential) {
-      const cudaError_t status =
-          launch_extremes(problem.items, problem.segments, static_cast<T*>(workspaces[k]), stream);
-      if (status != cudaSuccess) return status;
-    }
-    parts.part[k] = direct_args<Tile>(problem, problem.anchors, problem.items, workspaces[k]);
+    const cudaError_t status = prepare_direct<Tile, kExponential>(
+        problem, problem.anchors, problem.items, workspaces[k], stream, parts.part[k]);
+    if (status != cudaSuccess) return status;
     parts.part[k].inner_weights = problem.items.weights;
     out.sums[k] = kExponential ? calls[k].masses : calls[k].sums;
     out.slopes[k] = calls[k].slopes;
@@ -328,15 +326,9 @@ cudaError_t direct_columns(const PairColumns<T>* calls, int count, void* const* 
   PartSums<T> out = {};
   for (int k = 0; k < count; ++k) {
     const PairProblem<T>& problem = calls[k].problem;
-    const DirectGrid<Tile, T> grid(problem.items, problem.anchors, problem.segments,
-                                   problem.channels);
-    if (!grid.fits || (kExponential && problem.channels > 1)) return cudaErrorInvalidValue;
-    if (kExponential) {
-      const cudaError_t status =
-          launch_extremes(problem.items, problem.segments, static_cast<T*>(workspaces[k]), stream);
-      if (status != cudaSuccess) return status;
-    }
-    parts.part[k] = direct_args<Tile>(problem, problem.items, problem.anchors, workspaces[k]);
+    const cudaError_t status = prepare_direct<Tile, kExponential>(
+        problem, problem.items, problem.anchors, workspaces[k], stream, parts.part[k]);
+    if (status != cudaSuccess) return status;
     parts.part[k].outer_weights = problem.items.weights;
     parts.part[k].anchor_weights = calls[k].anchor_weights;
     parts.part[k].masses = calls[k].masses;

@@ -61,22 +61,6 @@ cudaError_t for_each_group(const HalfSimilarities& problem, F&& f) {
                         problem.symmetric, f);
 }
 
-void multiply_block(const HalfSimilarities& problem, const SimilarityBlock& block,
-                    const HalfProducts& products, const Space& space) {
-  MatrixProduct<float, uint16_t> product;
-  product.m = block.rows;
-  product.n = block.columns;
-  product.k = problem.width;
-  product.a = problem.x + block.row * problem.width;
-  product.a_stride = problem.width;
-  product.b = problem.y + block.column * problem.width;
-  product.b_stride = problem.width;
-  product.b_transposed = true;
-  product.c = space.products;
-  product.c_stride = space.products_stride;
-  products.multiply(product);
-}
-
 ProductBlock product_block(const HalfSimilarities& problem, const SimilarityBlock& block,
                            const Space& space) {
   ProductBlock b{};
@@ -160,7 +144,7 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
     down.tiles = pieces(group.rows, kPairRows);
     const cudaError_t failed = for_each_inside(
         problem, group, [&](const SimilarityBlock& block, int64_t row, int64_t column) {
-          multiply_block(problem, block, products, space);
+          multiply_block(problem, block, space.products, space.products_stride, products);
           XRISK_LAUNCH(tile_sums_kernel, tiles_of(block), kPairThreads, 0, stream,
                        product_block(problem, block, space), row, column, row_inverses, across,
                        other_inverses, down);
@@ -199,7 +183,8 @@ cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWei
   return for_each_group(problem, [&](const SimilarityBlock& group) {
     const cudaError_t failed = for_each_inside(
         problem, group, [&](const SimilarityBlock& block, int64_t row, int64_t column) {
-          if (!kept) multiply_block(problem, block, products, space);
+          if (!kept)
+            multiply_block(problem, block, space.products, space.products_stride, products);
           uint16_t* const out = space.weights + row * space.weights_stride + column;
           const ProductBlock b = product_block(problem, block, space);
           if (problem.bfloat16) {

@@ -20,21 +20,11 @@ cudaError_t for_each_block_of(const Similarities<T>& problem, F&& f) {
                         problem.symmetric, f);
 }
 
+// The similarities of a block, without the excluded keys.
 template <class T>
-cudaError_t multiply_block(const Similarities<T>& problem, const SimilarityBlock& block,
-                           const Products<T>& products, cudaStream_t stream) {
-  MatrixProduct<T> product;
-  product.m = block.rows;
-  product.n = block.columns;
-  product.k = problem.width;
-  product.a = problem.x + block.row * problem.width;
-  product.a_stride = problem.width;
-  product.b = problem.y + block.column * problem.width;
-  product.b_stride = problem.width;
-  product.b_transposed = true;
-  product.c = problem.block;
-  product.c_stride = block.columns;
-  products.multiply(product);
+cudaError_t form_block(const Similarities<T>& problem, const SimilarityBlock& block,
+                       const Products<T>& products, cudaStream_t stream) {
+  multiply_block(problem, block, problem.block, block.columns, products);
   if (problem.exclusions == 0) return cudaSuccess;
   XRISK_LAUNCH((exclude_kernel<T>), blocks_for(block.rows), kThreads, 0, stream, problem.exclude,
                problem.exclusions, block.row, block.rows, block.column, block.columns,
@@ -64,7 +54,7 @@ cudaError_t launch_similarity_sums(const Similarities<T>& problem, const T* row_
   const ExpSums<T> others = problem.symmetric ? rows : columns;
   const T* other_inverses = problem.symmetric ? row_inverses : column_inverses;
   return for_each_block_of(problem, [&](const SimilarityBlock& block) {
-    const cudaError_t failed = multiply_block(problem, block, products, stream);
+    const cudaError_t failed = form_block(problem, block, products, stream);
     if (failed != cudaSuccess) return failed;
     XRISK_LAUNCH((row_sums_kernel<kRowThreads, T>), static_cast<unsigned>(block.rows), kRowThreads,
                  0, stream, problem.block, block.row, block.columns, row_inverses, rows);
@@ -93,7 +83,7 @@ cudaError_t launch_similarity_gradients(const Similarities<T>& problem, const Pa
   T* const other_gradient = problem.symmetric ? dx : dy;
   return for_each_block_of(problem, [&](const SimilarityBlock& block) {
     if (!kept) {
-      const cudaError_t failed = multiply_block(problem, block, products, stream);
+      const cudaError_t failed = form_block(problem, block, products, stream);
       if (failed != cudaSuccess) return failed;
     }
     const dim3 grid(blocks_for(block.columns), static_cast<unsigned>(block.rows));

@@ -211,13 +211,6 @@ __global__ void __launch_bounds__(kHeavyBlock)
   out[thread] = static_cast<T>(total);
 }
 
-// The columns of a surrogate without slopes. Mapping: a thread an item. Bytes: sizeof(T) out.
-template <class T>
-__global__ void __launch_bounds__(kPlainBlock) flat_columns_kernel(int64_t count, T* out) {
-  const int64_t k = int64_t{blockIdx.x} * kPlainBlock + threadIdx.x;
-  if (k < count) out[k] = T(0);
-}
-
 template <class T>
 bool too_many(const PairProblem<T>& problem) {
   // Numbers of entries are 32-bit in the sort.
@@ -266,9 +259,7 @@ cudaError_t launch_piecewise_columns(const PairColumns<T>& call, void* workspace
   const int64_t threads = problem.segments * problem.items.capacity;
   if (threads == 0) return cudaSuccess;
   if (problem.surrogate == Surrogate::kZeroOne) {  // flat
-    XRISK_LAUNCH(flat_columns_kernel<T>, blocks_for(threads, kPlainBlock), kPlainBlock, 0, stream,
-                 threads, call.out);
-    return cudaGetLastError();
+    return cudaMemsetAsync(call.out, 0, static_cast<size_t>(threads) * sizeof(T), stream);
   }
   Carver carver(workspace);
   TableMemory<T, double> memory = columns_memory(problem, carver, shape);

@@ -1,4 +1,6 @@
-// Cuts one workspace into arrays. Run once over null to learn the size, once over the memory.
+// Cuts one workspace into arrays. Run once over null to learn the size, once over the memory. The
+// first time arrays stand at addresses that nobody may use, but not at null: what is laid out only
+// for an array that is there (weights, say) counts as it will.
 #pragma once
 
 #include <cstddef>
@@ -8,14 +10,16 @@ namespace xrisk::cuda {
 
 class Carver {
  public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+  explicit Carver(void* base)
+      : base_(base == nullptr ? reinterpret_cast<char*>(uintptr_t{256})
+                              : static_cast<char*>(base)) {}
 
   // `count` elements, aligned to 256 bytes.
   template <class T>
   T* take(int64_t count) {
     const size_t at = used_;
     used_ += (static_cast<size_t>(count) * sizeof(T) + 255) / 256 * 256;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
+    return reinterpret_cast<T*>(base_ + at);
   }
   size_t used() const { return used_; }
 

@@ -19,20 +19,34 @@ double tolerance() {
   return sizeof(T) == 4 ? 4e-6 : 1e-14;
 }
 
-template <class Tile, class T>
-void check_sums(Case<T>& c) {
+template <class T>
+struct Found {
+  std::vector<double> sums, slopes;
+  std::vector<T> columns;
+};
+
+// Rows and columns of a case; of log sums the columns take the masses that the rows wrote.
+template <class Tile, bool kExponential, class T>
+Found<T> launch_both(const Case<T>& c) {
   DeviceArray<double> sums_out(c.segments * c.channels * c.p), slopes_out(sums_out.size());
   DeviceArray<T> columns_out(c.segments * c.m);
+  DeviceArray<double> masses(kExponential ? sums_out.size() : 0);
+  double* const masses_out = kExponential ? masses.data() : nullptr;
   DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
   DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
   void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
-  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), nullptr};
-  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
+  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), masses_out};
+  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), masses_out,
                                columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, false>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, false>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
-  const auto sums = sums_out.read(), slopes = slopes_out.read();
-  const auto out = columns_out.read();
+  CHECK((cuda::direct_rows<Tile, kExponential>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
+  CHECK((cuda::direct_columns<Tile, kExponential>(&columns, 1, &columns_memory, nullptr) ==
+         cudaSuccess));
+  return {sums_out.read(), slopes_out.read(), columns_out.read()};
+}
+
+template <class Tile, class T>
+void check_sums(Case<T>& c) {
+  const auto [sums, slopes, out] = launch_both<Tile, false>(c);
   for (int s = 0; s < c.segments; ++s) {
     const Pairs& pairs = c.truth[s];
     for (int k = 0; k < c.channels; ++k) {
@@ -62,18 +76,7 @@ bool alike(double got, const Sum& sum) {
 // no say.
 template <class Tile, class T>
 void check_rare(Case<T>& c) {
-  DeviceArray<double> sums_out(c.p), slopes_out(c.p);
-  DeviceArray<T> columns_out(c.m);
-  DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
-  DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
-  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
-  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), nullptr};
-  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), nullptr,
-                               columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, false>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, false>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
-  const auto sums = sums_out.read(), slopes = slopes_out.read();
-  const auto out = columns_out.read();
+  const auto [sums, slopes, out] = launch_both<Tile, false>(c);
   const Pairs& pairs = c.truth[0];
   for (size_t i = 0; i < pairs.anchors.size(); ++i) {
     Sum sum, slope;
@@ -98,7 +101,7 @@ void run_rare(std::mt19937_64& random) {
   const T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   for (const Surrogate surrogate : {Surrogate::kSquared, Surrogate::kSquaredHinge,
                                     Surrogate::kHinge, Surrogate::kLogistic, Surrogate::kSigmoid}) {
-    for (const int rarity : {0, 1, 2, 3, 4}) {
+    for (const int rarity : {0, 1, 2, 3, 4, 5}) {
       Case<T> c(random, surrogate, 1, 1, 75, 90, true, true);
       if (rarity < 2) {  // one weight, and none: what is left out leaves several tiles of it
         for (T& weight : c.weights) weight = random() % 4 == 0 ? T(0) : T(1.5);
@@ -108,6 +111,10 @@ void run_rare(std::mt19937_64& random) {
       if (rarity == 2) c.items[20] = infinity, c.items[21] = -infinity;
       if (rarity == 3) c.anchors[5] = infinity, c.anchors[70] = -infinity, c.items[9] = infinity;
       if (rarity == 4) c.anchors[66] = nan, c.items[33] = nan;
+      if (rarity == 5) {  // no item weighs anything, and factors of the scores overflow
+        std::fill(c.weights.begin(), c.weights.end(), T(0));
+        c.anchors[5] = T(1e30), c.anchors[6] = T(-1e30);
+      }
       c.refresh();
       check_rare<TinyTile>(c);
       check_rare<cuda::DefaultTile>(c);
@@ -125,18 +132,7 @@ void run_rare(std::mt19937_64& random) {
 template <class Tile, class T>
 void check_log_sums(Case<T>& c) {
   c.problem.temperature = c.device_temperature.data();
-  DeviceArray<double> sums_out(c.p), slopes_out(c.p), masses(c.p);
-  DeviceArray<T> columns_out(c.m);
-  DeviceArray<char> rows_space(cuda::direct_rows_bytes<Tile>(c.problem));
-  DeviceArray<char> columns_space(cuda::direct_columns_bytes<Tile>(c.problem));
-  void *const rows_memory = rows_space.data(), *const columns_memory = columns_space.data();
-  cuda::PairRows<T> rows{c.problem, sums_out.data(), slopes_out.data(), masses.data()};
-  cuda::PairColumns<T> columns{c.problem, c.device_anchor_weights.data(), masses.data(),
-                               columns_out.data()};
-  CHECK((cuda::direct_rows<Tile, true>(&rows, 1, &rows_memory, nullptr) == cudaSuccess));
-  CHECK((cuda::direct_columns<Tile, true>(&columns, 1, &columns_memory, nullptr) == cudaSuccess));
-  const auto sums = sums_out.read(), slopes = slopes_out.read();
-  const auto out = columns_out.read();
+  const auto [sums, slopes, out] = launch_both<Tile, true>(c);
   const Pairs& pairs = c.truth[0];
   const double rounding = sizeof(T) == 4 ? 4e-5 : 1e-12;  // exponents near 100
   std::vector<double> gradient(c.m, 0.0), scale(c.m, 0.0);
