@@ -10,8 +10,8 @@
 namespace xrisk::cuda {
 
 // In all, where rows are cut into parts: of a pass of the gradient, of the one read of long rows (a
-// multiple of the 132 * 8 blocks that run at once) and of a step of Newton's method over them.
-constexpr int64_t kGradientBlocks = 2048, kSplitBlocks = 2112, kStepBlocks = 1056;
+// multiple of the 132 * 6 blocks that run at once) and of a step of Newton's method over them.
+constexpr int64_t kGradientBlocks = 2048, kSplitBlocks = 2376, kStepBlocks = 1056;
 constexpr int64_t kIdleBlocks = 264;  // at most, of launches that most often have nothing to do
 constexpr int64_t kWideSample = 64;   // times kMost: longer rows are sampled at more places
 
@@ -58,7 +58,8 @@ struct TopKMemory {
       searches.counters = missed.counters;
       searches.open = missed.used;
     } else {
-      missed.blocks = parts_of_a_row(longest, Shape::kTile, capacity, kGradientBlocks);
+      const int parts = parts_of_a_row(longest, Shape::kTile, capacity, kGradientBlocks);
+      missed.blocks = std::min(parts, static_cast<int>(kIdleBlocks));
       missed.histogram = carver.take<unsigned>(capacity * Shape::kBins);
       missed.rows = carver.take<RadixRow<Key>>(capacity);
       missed.buffer = longs.buffer;

@@ -3,10 +3,10 @@
 // A block samples the row: between which two scores the answer must lie but for kDeviations of luck
 // (smoothed: where the sigmoid is neither 0 nor 1). Many blocks then read the row, count what is
 // above the two edges and copy the keys between them, usually a percent. A block finishes with
-// these: the exact threshold here, the smoothed one in topk_smooth.h. Counts of ties at the edges
-// are kept apart, so that a row of zeros costs no more. What the sample has missed, or what is more
-// than fits the buffer, is seen by the counts and goes to topk_radix.h (smoothed: to steps over the
-// whole row).
+// these: the exact threshold here, the smoothed one in topk_smooth.h; more than kFinished of them
+// go to topk_radix.h. Counts of ties at the edges are kept apart, so that a row of zeros costs no
+// more. What the sample has missed, or what is more than fits the buffer, is seen by the counts and
+// goes there too, with the whole row (smoothed: to steps over the whole row).
 #pragma once
 
 #include "core/sampling.h"
@@ -78,7 +78,7 @@ struct RowSample {
   }
   // The one of `rank`.
   __device__ __forceinline__ KeyOf<T> select(int64_t rank) const {
-    return select_in_block<Shape::kBlock>(*this, static_cast<unsigned>(rank), KeyOf<T>(0),
+    return select_in_block<Shape::kBlock>(*this, keys[0], static_cast<unsigned>(rank), KeyOf<T>(0),
                                           8 * static_cast<int>(sizeof(T)));
   }
 };
@@ -195,7 +195,7 @@ __device__ __forceinline__ void add_count(unsigned count, unsigned* total) {
 }
 
 template <class Shape, class T>
-__global__ void __launch_bounds__(Shape::kPartBlock)
+__global__ void __launch_bounds__(Shape::kPartBlock, 6)
     split_long_rows_kernel(TopK<T> call, LongRows<T> longs) {
   using Key = KeyOf<T>;
   using Split = RowSplit<Shape, T>;
@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(Shape::kPartBlock)
 // Calls take(key) for this thread's share of the keys in the buffer, several loads at a time.
 template <int kBlock, class Key, class F>
 __device__ __forceinline__ void visit_stored(const Key* buffer, int64_t count, const F& take) {
-  constexpr int kBatch = 4;
+  constexpr int kBatch = 6;
   for (int64_t at = threadIdx.x; at < count; at += kBatch * kBlock) {
     Key keys[kBatch];
 #pragma unroll
@@ -299,8 +299,14 @@ __global__ void __launch_bounds__(Shape::kBlock)
     return;
   }
   const auto stored = static_cast<int64_t>(mine.written);
-  if (!inside || stored > room.count) {
-    if (one) missed.rows[atomicAdd(missed.used, 1u)] = {mine.row, call.k, span.count, 0, Key(0), 0};
+  const bool copied = inside && stored <= room.count;
+  if (!copied || stored > Shape::kFinished) {
+    RadixRow<Key> left = {mine.row, call.k, span.count, 0, Key(0), 0};
+    if (copied) {
+      left.rank -= static_cast<int64_t>(reach_high);
+      left.count = left.stored = stored;
+    }
+    if (one) missed.rows[atomicAdd(missed.used, 1u)] = left;
     return;
   }
   const Key* const buffer = longs.buffer + room.begin;
@@ -315,8 +321,10 @@ __global__ void __launch_bounds__(Shape::kBlock)
     high = block_reduce<kBlock>(most, low, Max());
   }
   const auto visit = [&](const auto& take) { visit_stored<kBlock>(buffer, stored, take); };
-  const Key answer = select_in_block<kBlock>(visit, static_cast<unsigned>(rank - reach_high), low,
-                                             bit_width(high - low));
+  const auto thread = static_cast<int>(threadIdx.x);
+  const Key usual = thread < stored ? buffer[thread] : Key(0);
+  const Key answer = select_in_block<kBlock>(
+      visit, usual, static_cast<unsigned>(rank - reach_high), low, bit_width(high - low));
   if (one) put_key(out, mine.row, answer);
 }
 

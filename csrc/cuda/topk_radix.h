@@ -1,10 +1,11 @@
-// Selection in long rows by a digit of kDigitBits a launch, over many blocks: for rows that a
-// sample has misled (topk_long.h), whatever they hold.
+// Selection in long rows by a digit of kDigitBits a launch, over many blocks: among what topk_long.h
+// has copied where that is too much for one block, and in whole rows that a sample has misled,
+// whatever they hold.
 //
 // Each block counts the digits of the keys that share the prefix found so far; the last block of
-// the row picks the digit. The second launch also copies these keys, as long as they are few, so
-// that the scores are read twice (three times and more only where most of them are near ties).
-// Without such rows every launch leaves at once, and its grid is small.
+// the row picks the digit. Of a whole row the second launch also copies these keys, as long as they
+// are few, so that the scores are read twice (three times and more only where most of them are near
+// ties). Without such rows every launch leaves at once, and its grid is small.
 #pragma once
 
 #include "cuda/topk_select.h"
@@ -17,7 +18,7 @@ struct RadixRow {
   int64_t row;
   int64_t rank;    // of the answer among those that share the prefix
   int64_t count;   // how many do
-  int64_t stored;  // keys in the buffer; 0: none yet
+  int64_t stored;  // keys in the buffer, the only ones that count; 0: none yet
   Key prefix;
   unsigned long long written;  // keys on their way into the buffer
 };

@@ -1,7 +1,7 @@
 // Selection within a block: the (k+1)-th largest of keys that its threads hold or can read again.
 //
-// A digit a round, from the top, by a histogram in shared memory; a thread adds up a run of equal
-// digits before it counts it, so that ties do not queue for one counter. As soon as the digits
+// A digit a round, from the top, by a histogram in shared memory; a thread counts what has the digit
+// of its first key in a register, so that ties do not queue for one counter. As soon as the digits
 // found leave few keys, these compare themselves with each other. Short rows: a block per row holds
 // all keys in registers (a warp: two bits of the answer a step, three candidates, how many keys
 // reach each of them). Bytes: one read. Long rows: topk_long.h.
@@ -31,6 +31,7 @@ struct TopKShape {
   static constexpr int kDeviations = kDeviations_;  // of luck that a bracket allows for
   static constexpr int kSteps = kSteps_;  // launches of Newton's method; what takes more is rare
   static constexpr int64_t kNarrow = 32 * kNarrowItems, kMost = kBlock * kItems;
+  static constexpr int64_t kFinished = 4 * kMost;  // by a block alone, of keys copied from a row
   static constexpr int64_t kTile = kBlock * kTileItems;
   static constexpr int kBins = 1 << kDigitBits;
 };
@@ -79,10 +80,10 @@ __device__ __forceinline__ void put_key(const Thresholds<T>& out, int64_t row, K
   put(out, row, nan ? static_cast<double>(NAN) : static_cast<double>(score_of_key(key)));
 }
 
-// Whether a distance from the lowest key of a range of 2^width keys is within it.
+// The largest distance from the lowest of a range of 2^width keys.
 template <class Key>
-__device__ __forceinline__ bool within(Key distance, int width) {
-  return width >= 8 * static_cast<int>(sizeof(Key)) || distance >> width == 0;
+__device__ __forceinline__ Key last_of_range(int width) {
+  return width >= 8 * static_cast<int>(sizeof(Key)) ? ~Key(0) : (Key(1) << width) - 1;
 }
 
 // How many bits it takes to write `x`.
@@ -93,10 +94,10 @@ __device__ __forceinline__ int bit_width(uint64_t x) {
 
 // The key of `rank` (0: the largest) among the keys of [base, base + 2^width), in every thread.
 // visit(f) calls f(key) for each key that is this thread's, those outside included, the same each
-// time. There are more than `rank`, fewer than 2^32, in the range.
+// time; `usual` is one of them, or any. There are more than `rank`, fewer than 2^32, in the range.
 template <int kBlock, class Key, class Visit>
-__device__ __forceinline__ Key select_in_block(const Visit& visit, unsigned rank, Key base,
-                                               int width) {
+__device__ __forceinline__ Key select_in_block(const Visit& visit, Key usual, unsigned rank,
+                                               Key base, int width) {
   static_assert((kBlock & (kBlock - 1)) == 0);
   constexpr int kBins = 4 * kBlock, kFew = kBlock / 4, kGroup = 4;
   const int digit_bits = bit_width(static_cast<uint32_t>(kBins)) - 1;
@@ -112,19 +113,20 @@ __device__ __forceinline__ Key select_in_block(const Visit& visit, unsigned rank
     *reinterpret_cast<uint4*>(&bins[4 * thread]) = uint4{0, 0, 0, 0};
     if (thread == 0) taken[0] = 0;
     __syncthreads();
-    unsigned digit = 0, run = 0;
+    const Key last = last_of_range<Key>(width);
+    const Key often = static_cast<Key>(usual - base) >> shift;  // no digit, if it is outside
+    unsigned oftens = 0;
     visit([&](Key key) {
       const Key distance = key - base;
-      if (!within(distance, width)) return;
-      const auto next = static_cast<unsigned>(distance >> shift);
-      if (next != digit) {
-        if (run > 0) atomicAdd(&bins[digit], run);
-        digit = next;
-        run = 0;
+      if (distance > last) return;
+      const Key digit = distance >> shift;
+      if (digit == often) {
+        ++oftens;
+      } else {
+        atomicAdd(&bins[digit], 1u);
       }
-      ++run;
     });
-    if (run > 0) atomicAdd(&bins[digit], run);
+    if (oftens > 0) atomicAdd(&bins[often], oftens);
     __syncthreads();
     // Bins from the top, four a thread.
     const int top = kBins - 1 - 4 * thread;
@@ -148,8 +150,9 @@ __device__ __forceinline__ Key select_in_block(const Visit& visit, unsigned rank
     if (found[2] <= kFew) break;
   }
   const int count = static_cast<int>(found[2]);
+  const Key last = last_of_range<Key>(width);
   visit([&](Key key) {
-    if (within(static_cast<Key>(key - base), width)) few[atomicAdd(&taken[0], 1u)] = key;
+    if (static_cast<Key>(key - base) <= last) few[atomicAdd(&taken[0], 1u)] = key;
   });
   __syncthreads();
   // Four lanes a key count those that stand before it: larger ones, and equal ones earlier in line.
@@ -230,7 +233,7 @@ __global__ void __launch_bounds__(kBlock)
       if (keys[i] != 0) take(keys[i]);
     }
   };
-  const Key answer = select_in_block<kBlock>(visit, static_cast<unsigned>(call.k), Key(0),
+  const Key answer = select_in_block<kBlock>(visit, keys[0], static_cast<unsigned>(call.k), Key(0),
                                              8 * static_cast<int>(sizeof(Key)));
   if (threadIdx.x == 0) put_key(out, row, answer);
 }

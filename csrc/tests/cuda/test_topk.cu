@@ -149,7 +149,8 @@ void run_all() {
     run<T>({}, false, 0, Kind::kNormal, smooth);
     run<T>({1500}, false, 20, Kind::kTies, smooth, 0.03);
     run<T>({1001}, false, 500, Kind::kNormal, smooth, 0.02);  // copied, but too many for a block
-    if (!smooth) run<T>({16501}, false, 40, Kind::kNormal, smooth);  // sampled at more places
+    // sampled at more places, and too much copied for a block
+    if (!smooth) run<T>({16501}, false, 8000, Kind::kNormal, smooth);
     run<T, Hasty>({1001}, false, 500, Kind::kSpecial, smooth, 0.02);
     run<T, Hasty>({1001, 1000}, true, 100, Kind::kNear, smooth, 1e-5);
     run<T, Hasty>({900}, false, 450, Kind::kTies, smooth, 1e-4);
