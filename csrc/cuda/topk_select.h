@@ -117,14 +117,10 @@ __device__ __forceinline__ Key select_in_block(const Visit& visit, Key usual, un
     const Key often = static_cast<Key>(usual - base) >> shift;  // no digit, if it is outside
     unsigned oftens = 0;
     visit([&](Key key) {
-      const Key distance = key - base;
-      if (distance > last) return;
-      const Key digit = distance >> shift;
-      if (digit == often) {
-        ++oftens;
-      } else {
-        atomicAdd(&bins[digit], 1u);
-      }
+      const Key distance = key - base, digit = distance >> shift;
+      const bool inside = distance <= last;
+      oftens += inside && digit == often;
+      if (inside && digit != often) atomicAdd(&bins[digit], 1u);
     });
     if (oftens > 0) atomicAdd(&bins[often], oftens);
     __syncthreads();
@@ -221,11 +217,18 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t row = blockIdx.x;
   const RowSpan span = span_of(call, row);
   if (span.count <= call.k || span.count <= least || span.count > kBlock * kItems) return;
+  const T* const x = call.scores + span.begin;
+  const int count = static_cast<int>(span.count), thread = static_cast<int>(threadIdx.x);
+  T scores[kItems];
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {  // all loads at once
+    const int at = i * kBlock + thread;
+    scores[i] = x[at < count ? at : count - 1];
+  }
   Key keys[kItems];
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int64_t at = i * kBlock + static_cast<int>(threadIdx.x);
-    keys[i] = at < span.count ? selection_key(call.scores[span.begin + at]) : Key(0);
+    keys[i] = i * kBlock + thread < count ? selection_key(scores[i]) : Key(0);
   }
   const auto visit = [&](const auto& take) {
 #pragma unroll
