@@ -163,17 +163,23 @@ def similarities(_: Report) -> Report:
     return found | {"cases": {str(k): json.loads(line) for k, line in enumerate(lines)}}
 
 
+def crossovers(_: Report) -> Report:
+    """The direct way and the near-linear one at sizes between which they cross."""
+    found = run([sys.executable, "-m", "benchmarks.gpu_crossovers"], kept=4 * KEPT)
+    lines = [json.loads(line) for line in found["tail"].splitlines() if line.startswith("{")]
+    ways = {line.pop("work"): line for line in lines if "work" in line}
+    return found | {"tail": "", "ways": ways}
+
+
 def races(*chosen: str) -> Callable[[Report], Report]:
     """A part of the benchmarks: a race that is cut off loses the figures of its whole part."""
 
-    def stage(report: Report) -> Report:
-        part = "-".join(re.sub(r"\W+", "", word) for word in chosen if word[:2] != "--")
-        name = f"{report['name']}-{part}"
-        found = run(
+    def stage(_: Report) -> Report:
+        earlier = ["--add"] if (RESULTS / "cuda.json").exists() else []
+        return run(
             [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--race-seconds", "1",
-             "--output", str(RESULTS), "--name", name, *chosen]
+             "--name", "cuda", *earlier, *chosen]
         )  # fmt: skip
-        return found | {"record": f"{name}.json"}
 
     stage.__doc__ = f"The benchmarks on the GPU with the peers that are there: {' '.join(chosen)}."
     return stage
@@ -188,6 +194,7 @@ STAGES: dict[str, Callable[[Report], Report]] = {
     "ceilings": ceilings,
     "profile": profile,
     "similarities": similarities,
+    "crossovers": crossovers,
     "races_small": races(*AP, "--case", "B=64", "--case", "B=256", "--case", "B=1024"),
     "races_medium": races(*AP, "--case", "B=4096", "--case", "B=16384"),
     "races_large": races(*AP, "--case", "B=1000000"),

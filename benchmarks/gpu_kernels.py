@@ -87,6 +87,19 @@ def pairs(surrogate: str, side: int, algorithm: str) -> tuple[Step, Work]:
     return differentiated(call, random(side), random(side, seed=1)), Work(16.0 * side, lanes)
 
 
+def hard_pairs(kind: str) -> tuple[Step, Work]:
+    """A million logistic pairs' sides whose bins are few, or as many as there can be."""
+    side, scale = 1_000_000, 400.0 if kind == "scale 400" else 1.0
+    x, y = random(side), random(side, seed=1)
+    if kind == "tied":
+        x, y = (t.mul(2).round().div(2) for t in (x, y))
+
+    def call(x: Tensor, y: Tensor) -> Tensor:
+        return xr.ops.pairwise_sums(x, y, surrogate="logistic", scale=scale, algorithm="smooth")
+
+    return differentiated(call, x, y), Work(16.0 * side)
+
+
 def log_sums(surrogate: str, side: int, algorithm: str) -> tuple[Step, Work]:
     def call(x: Tensor, y: Tensor) -> Tensor:
         return xr.ops.pairwise_log_sums(
@@ -176,6 +189,10 @@ CASES: dict[str, Callable[[], tuple[Step, Work]]] = {
             ("sigmoid", 32768, "direct"), ("logistic", 32768, "smooth"),
             ("logistic", 1_000_000, "smooth"), ("sigmoid", 1_000_000, "smooth"),
         )
+    },
+    **{
+        f"pairs logistic 1000000, smooth, {kind}": lambda kind=kind: hard_pairs(kind)  # type: ignore[misc]
+        for kind in ("tied", "scale 400")
     },
     **{
         f"log sums {s} {n}, {a}": lambda s=s, n=n, a=a: log_sums(s, n, a)  # type: ignore[misc]

@@ -15,6 +15,7 @@ SMALL = [
     if case.pairs <= 100_000
     or (case.work != "pairwise_sums" and case.notes.get("batch", 0) == 4096)
     if case.work != "libauc" or case.batch == 256
+    if "cpu" in case.devices
     if case.notes.get("rows", 0) <= 10_000
     if case.notes.get("size", 0) <= 1_100_000
 ]

@@ -94,10 +94,9 @@ __device__ __forceinline__ void series_of(const double* sums, double width, doub
   }
 }
 
-// How many of `count` numbers come before the first that `before` denies.
+// The first of the numbers from `low` on, before `high`, that `before` denies; else `high`.
 template <class F>
-__device__ __forceinline__ int64_t partition_of(int64_t count, F&& before) {
-  int64_t low = 0, high = count;
+__device__ __forceinline__ int64_t partition_of(int64_t low, int64_t high, F&& before) {
   while (low < high) {
     const int64_t middle = (low + high) / 2;
     if (before(middle)) {
@@ -107,6 +106,39 @@ __device__ __forceinline__ int64_t partition_of(int64_t count, F&& before) {
     }
   }
   return low;
+}
+
+// The same by a whole warp, whose lanes probe at once.
+template <class F>
+__device__ __forceinline__ int64_t warp_partition_of(int64_t count, F&& before) {
+  int64_t low = 0, high = count;
+  while (low < high) {
+    const int64_t step = (high - low + 31) / 32, probe = low + lane_index() * step;
+    const int passed = __popc(__ballot_sync(kWholeWarp, probe < high && before(probe) ? 1 : 0));
+    high = passed < 32 && low + passed * step < high ? low + passed * step : high;
+    low = passed > 0 ? low + (passed - 1) * step + 1 : low;
+  }
+  return low;
+}
+
+// Totals of the block's threads: number n is thread n's.
+template <int kBlock, int kCount>
+__device__ __forceinline__ double block_sums(const double (&mine)[kCount]) {
+  static_assert(kCount <= 32 && kBlock % 32 == 0);
+  constexpr int kWarps = kBlock / 32;
+  XRISK_SHARED(double, of_warps, [kWarps * kCount]);
+  __syncthreads();  // an earlier call may still be reading
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+    const double sum = warp_sum(mine[n]);
+    if (lane_index() == 0) of_warps[warp_index() * kCount + n] = sum;
+  }
+  __syncthreads();
+  double total = 0.0;
+  if (threadIdx.x < kCount) {
+    for (int w = 0; w < kWarps; ++w) total += of_warps[w * kCount + threadIdx.x];
+  }
+  return total;
 }
 
 // The sorted items from the highest down: entry k has depth(k).
@@ -127,8 +159,9 @@ struct DeepItems {
   __device__ __forceinline__ double depth(int64_t k) const {
     return highest - static_cast<double>(score_of_key(keys[entry(k)]));
   }
+  // By a whole warp.
   __device__ __forceinline__ int64_t before_bin(const GroupBins& bins, int bin) const {
-    return partition_of(count, [&](int64_t k) { return bins.bin_of(depth(k)) < bin; });
+    return warp_partition_of(count, [&](int64_t k) { return bins.bin_of(depth(k)) < bin; });
   }
 };
 
@@ -150,10 +183,20 @@ struct TallAnchors {
   __device__ __forceinline__ double top(int64_t k) const {
     return (highest - static_cast<double>(score_of_key(keys[k]))) + margin;
   }
+  // How many are tall. By a whole warp.
   template <class F>
   __device__ __forceinline__ int64_t from(F&& tall) const {
-    return partition_of(count, [&](int64_t k) { return tall(top(k)); });
+    return warp_partition_of(count, [&](int64_t k) { return tall(top(k)); });
   }
 };
+
+// Blocks that share the bins, and that share the anchors of one: chosen, not measured.
+inline unsigned bin_blocks(int64_t entries) {
+  return static_cast<unsigned>(std::clamp<int64_t>(entries / 8, 1, 256));
+}
+inline unsigned series_shares(int64_t anchors, int segments) {
+  return static_cast<unsigned>(std::clamp<int64_t>(
+      std::min<int64_t>((anchors + 1023) / 1024, 16 / std::max(1, segments)), 1, 16));
+}
 
 }  // namespace xrisk::cuda

@@ -32,26 +32,26 @@ __device__ __forceinline__ void each_bin(const LogPlan& plan, F&& f) {
     bin -= bins.bins;
   }
 }
-// Blocks that share the bins: chosen, not measured.
-inline unsigned bin_blocks(int64_t entries) {
-  return static_cast<unsigned>(std::clamp<int64_t>(entries / 8, 1, 1024));
-}
-
 // moments [segments, kGroups, kBins, kMoments]: sums of w exp((s h)^2 / T) s^n / n! over the
-// items of a bin.
+// items of a bin. starts [segments, kBins + 1]: where the bins of group 0 begin among the items.
 //   Mapping: a block a bin, in strides; blockIdx.y the segment. Bytes: a key, a payload and a
 //   scattered weight an item and group that has it in its layer.
 template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kBlock)
     binned_moments_kernel(const LogPlan* plans, SortedTable<T, T> table, const T* weights,
-                          double* __restrict__ moments) {
+                          double* __restrict__ moments, int64_t* __restrict__ starts) {
   constexpr int kMoments = BinnedFit<T>::kMoments;
   const int64_t segment = blockIdx.y;
   const LogPlan plan = plans[segment];
   if (plan.near == 0) return;  // the whole block
   const DeepItems<T> items(table, plan, segment);
-  each_bin<Shape>(plan, [&](const GroupBins& bins, int /*group*/, int bin, int64_t cell) {
+  each_bin<Shape>(plan, [&](const GroupBins& bins, int group, int bin, int64_t cell) {
     const int64_t begin = items.before_bin(bins, bin), end = items.before_bin(bins, bin + 1);
+    if (group == 0 && threadIdx.x == 0) {
+      int64_t* mine = starts + segment * (Shape::kBins + 1);
+      mine[bin] = begin;
+      if (bin == bins.bins - 1) mine[bins.bins] = end;
+    }
     double sums[kMoments] = {};
     for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
       const BinnedItem item(bins, bin, items.depth(k), plan.inverse);
@@ -64,24 +64,24 @@ __global__ void __launch_bounds__(Shape::kBlock)
         term *= item.s * factorial_step(n);
       }
     }
-    double* out = moments + (segment * kCells<Shape> + cell) * kMoments;
-#pragma unroll
-    for (int n = 0; n < kMoments; ++n) {
-      const double sum = begin < end ? block_sum<Shape::kBlock>(sums[n]) : 0.0;
-      if (threadIdx.x == 0) out[n] = sum;
+    const double total = block_sums<Shape::kBlock>(sums);
+    if (threadIdx.x < kMoments) {
+      moments[(segment * kCells<Shape> + cell) * kMoments + threadIdx.x] = total;
     }
   });
 }
 
-// series [segments, kGroups, kBins, kMoments]: of sum_i a_i / mass_i f q over the anchors of
-// a group that have the bin above their kink as a whole, in powers of s. Mapping and bytes: as
-// above.
+// partial [segments, shares, kGroups, kBins, kTerms + 2]: sums of a_i / mass_i f t^n / n! over a
+// share of the anchors of a group that have the bin above their kink as a whole. starts
+// [segments, kBins + 1]: how many anchors have their kink in a bin of group 0 or beyond.
+//   Mapping: as above, blockIdx.z the share. Bytes: a key, a payload and two scattered numbers an
+//   anchor and bin.
 template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kBlock)
     binned_series_kernel(const LogPlan* plans, SortedTable<T, double> table, Side<T> side,
                          double margin, const double* weights, const double* masses,
-                         double* __restrict__ series) {
-  constexpr int kTerms = BinnedFit<T>::kTerms;
+                         double* __restrict__ partial, int64_t* __restrict__ starts) {
+  constexpr int kSums = BinnedFit<T>::kTerms + 2;
   const int64_t segment = blockIdx.y;
   const LogPlan plan = plans[segment];
   if (plan.near == 0) return;  // the whole block
@@ -92,23 +92,56 @@ __global__ void __launch_bounds__(Shape::kBlock)
       return plan.group_of(top) > group ||
              (plan.group_of(top) == group && (group > 0 || bins.kink_of(top) > bin));
     });
-    double sums[kTerms + 2] = {};
-    for (int64_t k = begin + threadIdx.x; k < end; k += Shape::kBlock) {
+    if (group == 0 && blockIdx.z == 0) {
+      int64_t* mine = starts + segment * (Shape::kBins + 1);
+      const int64_t positive =
+          bin == 0 ? anchors.from([&](double top) { return top > 0.0; }) : int64_t{0};
+      if (threadIdx.x == 0) {
+        mine[bin + 1] = end;
+        if (bin == 0) mine[0] = positive;
+      }
+    }
+    double sums[kSums] = {};
+    for (int64_t k = begin + int64_t{blockIdx.z} * Shape::kBlock + threadIdx.x; k < end;
+         k += int64_t{gridDim.z} * Shape::kBlock) {
       const BinnedAnchor anchor(bins, bin, anchors.top(k), plan.inverse);
       const uint32_t at = anchors.payloads[k];
       double term = weights[at] / masses[at] * anchor.f;
 #pragma unroll
-      for (int n = 0; n < kTerms + 2; ++n) {
+      for (int n = 0; n < kSums; ++n) {
         sums[n] += term;
         term *= anchor.t * factorial_step(n);
       }
     }
-#pragma unroll
-    for (int n = 0; n < kTerms + 2; ++n)
-      sums[n] = begin < end ? block_sum<Shape::kBlock>(sums[n]) : 0.0;
-    if (threadIdx.x != 0) return;
-    series_of<kTerms>(sums, bins.width, plan.inverse,
-                      series + (segment * kCells<Shape> + cell) * (kTerms + 1));
+    const double total = block_sums<Shape::kBlock>(sums);
+    if (threadIdx.x < kSums) {
+      partial[((segment * gridDim.z + blockIdx.z) * kCells<Shape> + cell) * kSums + threadIdx.x] =
+          total;
+    }
+  });
+}
+
+// series [segments, kGroups, kBins, kMoments]: of sum_i a_i / mass_i f q, in powers of s, from the
+// sums of all shares. A warp, and a block, a bin, in strides; blockIdx.y the segment.
+template <class Shape, class T>
+__global__ void binned_join_kernel(const LogPlan* plans, const double* __restrict__ partial,
+                                   int shares, double* __restrict__ series) {
+  constexpr int kTerms = BinnedFit<T>::kTerms, kSums = kTerms + 2;
+  static_assert(kSums <= 32);
+  const int64_t segment = blockIdx.y;
+  const LogPlan plan = plans[segment];
+  if (plan.near == 0) return;  // the whole block
+  const int n = lane_index();
+  each_bin<Shape>(plan, [&](const GroupBins& bins, int /*group*/, int /*bin*/, int64_t cell) {
+    double sum = 0.0;
+    for (int share = 0; n < kSums && share < shares; ++share) {
+      sum += partial[((segment * shares + share) * kCells<Shape> + cell) * kSums + n];
+    }
+    const double below = __shfl_up_sync(kWholeWarp, sum, 1);
+    const double above = __shfl_down_sync(kWholeWarp, sum, 1);
+    double term = -(n + 1) * above / (bins.width * plan.inverse);
+    if (n > 0) term -= 0.5 * bins.width * below;
+    if (n <= kTerms) series[(segment * kCells<Shape> + cell) * (kTerms + 1) + n] = term;
   });
 }
 
@@ -169,21 +202,27 @@ struct KinkAnchorTerms {
   }
 };
 
-// Log sums, slopes and masses [segments, P]. Mapping: a thread an anchor, blockIdx.y the segment,
-// over the bins of its group. Bytes: up to 1.6 cut times kMoments numbers from L1 and L2, 24 out.
+// Log sums, slopes and masses [segments, P]. Mapping: kRowLanes lanes an anchor, which share the
+// bins of its group; blockIdx.y the segment. Bytes: up to 1.6 cut times kMoments numbers from L1
+// and L2, 24 out.
+constexpr int kRowLanes = 8;
+
 template <class Shape, class T>
 __global__ void __launch_bounds__(kHeavyBlock)
     binned_rows_kernel(const LogPlan* plans, const double* __restrict__ moments,
-                       SortedTable<T, T> table, LineSums lines, const int32_t* live, double margin,
-                       Side<T> anchors, double* __restrict__ log_sums, double* __restrict__ slopes,
+                       const int64_t* __restrict__ starts, SortedTable<T, T> table, LineSums lines,
+                       const int32_t* live, double margin, Side<T> anchors,
+                       double* __restrict__ log_sums, double* __restrict__ slopes,
                        double* __restrict__ masses) {
   using Fit = BinnedFit<T>;
-  const int64_t segment = blockIdx.y, i = int64_t{blockIdx.x} * kHeavyBlock + threadIdx.x;
-  if (i >= live[segment]) return;
+  const int64_t segment = blockIdx.y, thread = int64_t{blockIdx.x} * kHeavyBlock + threadIdx.x;
+  const int64_t i = thread / kRowLanes, at = segment * anchors.capacity + i;
+  const int lane = static_cast<int>(thread % kRowLanes);
   const LogPlan plan = plans[segment];
-  const int64_t at = segment * anchors.capacity + i;
-  const double top = (plan.highest - static_cast<double>(anchors.scores[at])) + margin;
-  double mass = plan.total, slope = 0.0;
+  const bool alive = i < live[segment];
+  const double top =
+      alive ? (plan.highest - static_cast<double>(anchors.scores[at])) + margin : 0.0;
+  double mass = 0.0, slope = 0.0;
   if (top > 0.0) {
     const int group = plan.group_of(top);
     const GroupBins bins(plan, group);
@@ -191,19 +230,19 @@ __global__ void __launch_bounds__(kHeavyBlock)
     const double half = 0.5 * bins.width;
     const double* of_bin =
         moments + (segment * Shape::kGroups + group) * Shape::kBins * Fit::kMoments;
-    mass = 0.0;
     double value, derivative;
-    for (int bin = 0; bin < above; ++bin) {
+    for (int bin = lane; bin < above; bin += kRowLanes) {
       const BinnedAnchor anchor(bins, bin, top, plan.inverse);
       evaluate<Fit::kTerms>(of_bin + bin * Fit::kMoments, anchor.t, value, derivative);
       mass += anchor.f * value;
       slope += anchor.f * ((top - bins.centre(bin)) * value - half * derivative);
     }
-    if (group == 0) {
+    if (group == 0 && lane == above % kRowLanes) {
       const DeepItems<T> items(table, plan, segment);
-      const int64_t first = items.before_bin(bins, above), last = items.before_bin(bins, above + 1);
-      int64_t split = partition_of(items.count, [&](int64_t k) { return items.depth(k) < top; });
-      split = split < first ? first : split > last ? last : split;
+      const int64_t* start = starts + segment * (Shape::kBins + 1) + above;
+      const int64_t first = start[0], last = start[1];
+      const int64_t split =
+          partition_of(first, last, [&](int64_t k) { return items.depth(k) < top; });
       const int64_t line = segment * Fit::kLines, dead = table.capacity - items.count;
       double sums[Fit::kKinkTerms + 1];
       for (int n = 0; n <= Fit::kKinkTerms; ++n) {
@@ -216,6 +255,13 @@ __global__ void __launch_bounds__(kHeavyBlock)
       slope += anchor.f * ((top - bins.centre(above)) * value - half * derivative);
     }
   }
+#pragma unroll
+  for (int distance = kRowLanes / 2; distance > 0; distance /= 2) {
+    mass += __shfl_xor_sync(kWholeWarp, mass, distance);
+    slope += __shfl_xor_sync(kWholeWarp, slope, distance);
+  }
+  if (!alive || lane != 0) return;
+  if (!(top > 0.0)) mass = plan.total;
   const double peak = top > 0.0 ? top * top * plan.inverse : 0.0;
   masses[at] = mass;
   slopes[at] = 2.0 * plan.inverse * slope / mass;
@@ -227,8 +273,9 @@ __global__ void __launch_bounds__(kHeavyBlock)
 template <class Shape, class T>
 __global__ void __launch_bounds__(kHeavyBlock)
     binned_columns_kernel(const LogPlan* plans, const double* __restrict__ series,
-                          SortedTable<T, double> table, LineSums lines, const int32_t* live,
-                          double margin, Side<T> side, Side<T> items, T* __restrict__ out) {
+                          const int64_t* __restrict__ starts, SortedTable<T, double> table,
+                          LineSums lines, const int32_t* live, double margin, Side<T> side,
+                          Side<T> items, T* __restrict__ out) {
   using Fit = BinnedFit<T>;
   const int64_t segment = blockIdx.y, j = int64_t{blockIdx.x} * kHeavyBlock + threadIdx.x;
   if (j >= live[segment]) return;
@@ -253,14 +300,10 @@ __global__ void __launch_bounds__(kHeavyBlock)
       sum += item.bump * value;
       if (group > 0) continue;
       const TallAnchors<T> anchors(table, plan, margin, side, segment);
-      const auto taller = [&](int other) {  // whose kink lies beyond the bin before `other`
-        return anchors.from([&](double top) {
-          return top > 0.0 && (plan.group_of(top) > 0 || bins.kink_of(top) >= other);
-        });
-      };
-      const int64_t first = taller(bin + 1), last = taller(bin);
-      int64_t split = anchors.from([&](double top) { return top > depth; });
-      split = split < first ? first : split > last ? last : split;
+      const int64_t* start = starts + segment * (Shape::kBins + 1) + bin;
+      const int64_t first = start[1];
+      const int64_t split =
+          partition_of(first, start[0], [&](int64_t k) { return anchors.top(k) > depth; });
       double sums[Fit::kKinkTerms + 2], own[Fit::kKinkTerms + 1];
       for (int n = 0; n < Fit::kKinkTerms + 2; ++n) {
         const int64_t line = segment * Fit::kLines + n;
@@ -274,19 +317,25 @@ __global__ void __launch_bounds__(kHeavyBlock)
   out[at] = static_cast<T>(2.0 * plan.inverse * weight * sum);
 }
 
-// One side sorted, its running sums, and what it makes of the bins.
+// One side sorted, its running sums, and what it makes of the bins: the items' moments, or, in
+// `shares`, the anchors' series.
 template <class T, class W>
 struct BinnedMemory {
   TableMemory<T, W> table;
   LineSums lines;
-  double* bins;
+  double *bins, *partial;
+  int64_t* starts;
+  unsigned shares;
 
   template <class Shape>
-  BinnedMemory(Carver& carver, int64_t capacity, int segments, Shape)
+  BinnedMemory(Carver& carver, int64_t capacity, int segments, unsigned series_shares, Shape)
       : table(sorted_memory<T, W, Shape>(carver, capacity, segments)),
-        lines(carver, segments * BinnedFit<T>::kLines, capacity, Shape::kBlock) {
-    bins = carver.take<double>(int64_t{segments} * Shape::kGroups * Shape::kBins *
-                               BinnedFit<T>::kMoments);
+        lines(carver, segments * BinnedFit<T>::kLines, capacity, Shape::kBlock),
+        shares(series_shares) {
+    const int64_t cells = segments * kCells<Shape>;
+    bins = carver.take<double>(cells * BinnedFit<T>::kMoments);
+    partial = carver.take<double>(cells * shares * (BinnedFit<T>::kTerms + 2));
+    starts = carver.take<int64_t>(int64_t{segments} * (Shape::kBins + 1));
   }
 };
 
@@ -295,7 +344,7 @@ cudaError_t binned_log_rows(const PairRows<T>& call, const LogPlans& plans, Carv
                             cudaStream_t stream) {
   const PairProblem<T>& problem = call.problem;
   const unsigned segments = static_cast<unsigned>(problem.segments);
-  BinnedMemory<T, T> memory(carver, problem.items.capacity, problem.segments, Shape());
+  BinnedMemory<T, T> memory(carver, problem.items.capacity, problem.segments, 0, Shape());
   XRISK_RETURN_IF_ERROR(
       sort_entries(memory.table, problem.items, problem.items.weights, false, stream));
   const SortedTable<T, T>& table = memory.table.table;
@@ -304,11 +353,12 @@ cudaError_t binned_log_rows(const PairRows<T>& call, const LogPlans& plans, Carv
                                                         segments * BinnedFit<T>::kLines, stream));
   const dim3 bins(bin_blocks(problem.items.capacity), segments);
   XRISK_LAUNCH((binned_moments_kernel<Shape, T>), bins, Shape::kBlock, 0, stream, plans.plans,
-               table, problem.items.weights, memory.bins);
-  const dim3 grid(blocks_for(problem.anchors.capacity, kHeavyBlock), segments);
+               table, problem.items.weights, memory.bins, memory.starts);
+  const dim3 grid(blocks_for(problem.anchors.capacity * kRowLanes, kHeavyBlock), segments);
   XRISK_LAUNCH((binned_rows_kernel<Shape, T>), grid, kHeavyBlock, 0, stream, plans.plans,
-               static_cast<const double*>(memory.bins), table, memory.lines, plans.near_live,
-               problem.margin, problem.anchors, call.sums, call.slopes, call.masses);
+               static_cast<const double*>(memory.bins), static_cast<const int64_t*>(memory.starts),
+               table, memory.lines, plans.near_live, problem.margin, problem.anchors, call.sums,
+               call.slopes, call.masses);
   return cudaGetLastError();
 }
 
@@ -317,7 +367,9 @@ cudaError_t binned_log_columns(const PairColumns<T>& call, const LogPlans& plans
                                cudaStream_t stream) {
   const PairProblem<T>& problem = call.problem;
   const unsigned segments = static_cast<unsigned>(problem.segments);
-  BinnedMemory<T, double> memory(carver, problem.anchors.capacity, problem.segments, Shape());
+  BinnedMemory<T, double> memory(carver, problem.anchors.capacity, problem.segments,
+                                 series_shares(problem.anchors.capacity, problem.segments),
+                                 Shape());
   const double* no_weights = nullptr;  // all live anchors stay
   XRISK_RETURN_IF_ERROR(sort_entries(memory.table, problem.anchors, no_weights, false, stream));
   const SortedTable<T, double>& table = memory.table.table;
@@ -326,12 +378,18 @@ cudaError_t binned_log_columns(const PairColumns<T>& call, const LogPlans& plans
   XRISK_RETURN_IF_ERROR(launch_line_sums<Shape::kBlock>(terms, memory.lines,
                                                         segments * BinnedFit<T>::kLines, stream));
   const dim3 bins(bin_blocks(problem.anchors.capacity), segments);
-  XRISK_LAUNCH((binned_series_kernel<Shape, T>), bins, Shape::kBlock, 0, stream, plans.plans, table,
-               problem.anchors, problem.margin, call.anchor_weights, call.masses, memory.bins);
+  const dim3 shares(bins.x, segments, memory.shares);
+  XRISK_LAUNCH((binned_series_kernel<Shape, T>), shares, Shape::kBlock, 0, stream, plans.plans,
+               table, problem.anchors, problem.margin, call.anchor_weights, call.masses,
+               memory.partial, memory.starts);
+  XRISK_LAUNCH((binned_join_kernel<Shape, T>), bins, 32, 0, stream, plans.plans,
+               static_cast<const double*>(memory.partial), static_cast<int>(memory.shares),
+               memory.bins);
   const dim3 grid(blocks_for(problem.items.capacity, kHeavyBlock), segments);
   XRISK_LAUNCH((binned_columns_kernel<Shape, T>), grid, kHeavyBlock, 0, stream, plans.plans,
-               static_cast<const double*>(memory.bins), table, memory.lines, plans.near_live,
-               problem.margin, problem.anchors, problem.items, call.out);
+               static_cast<const double*>(memory.bins), static_cast<const int64_t*>(memory.starts),
+               table, memory.lines, plans.near_live, problem.margin, problem.anchors, problem.items,
+               call.out);
   return cudaGetLastError();
 }
 

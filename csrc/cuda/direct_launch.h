@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cuda/block.h"
 #include "cuda/direct_kernels.h"
 #include "cuda/pairs.h"
 
@@ -37,6 +38,8 @@ struct DirectGrid {
 // ---- the small kernels around it
 
 constexpr int kReduceOuters = 32, kReduceParts = 8;
+// The live outer entries may be far fewer than there is room for: the rest is strides.
+constexpr int64_t kReduceBlocks = 2112;  // two waves of 8 blocks on each of 132 SMs
 
 // The sum of an outer entry's splits, of kOutputs quantities: a warp of entries, and kReduceParts
 // threads an entry, whose sums are added in order. True in the thread that has the totals.
@@ -82,21 +85,23 @@ struct PartSums {
   }
 };
 
-// sums, slopes [problems, capacity]: the splits' partial sums, added in order. Grid: (outer
-// entries, problems, parts).
+// sums, slopes [problems, capacity]: the splits' partial sums, added in order. Grid: (blocks,
+// problems, parts).
 template <class Tile, class T>
 __global__ void __launch_bounds__(kReduceThreads)
     reduce_rows_kernel(DirectParts<T> parts, PartSums<double> out) {
   const DirectArgs<T>& args = parts.part[blockIdx.z == 0 ? 0 : 1];
   const int problem = static_cast<int>(blockIdx.y), segment = problem / args.channels;
-  const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
-  const int outers = args.outers(segment);
+  const int outers = args.outers(segment), step = static_cast<int>(gridDim.x) * kReduceOuters;
   const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
   const double* partial = args.partial + int64_t{problem} * args.blocks * 2 * Tile::kOuters;
-  double totals[2];
-  if (!add_splits<Tile>(partial, plan, o, o < outers, totals)) return;
-  out.my_sums()[problem * args.outer_capacity + o] = totals[0];
-  out.my_slopes()[problem * args.outer_capacity + o] = totals[1];
+  for (int first = static_cast<int>(blockIdx.x) * kReduceOuters; first < outers; first += step) {
+    const int o = first + lane_index();
+    double totals[2];
+    if (!add_splits<Tile>(partial, plan, o, o < outers, totals)) continue;
+    out.my_sums()[problem * args.outer_capacity + o] = totals[0];
+    out.my_slopes()[problem * args.outer_capacity + o] = totals[1];
+  }
 }
 
 // slopes [segments, M]: sum_c w_cj times the splits' partial sums of channel c, in order.
@@ -105,25 +110,27 @@ __global__ void __launch_bounds__(kReduceThreads)
     reduce_columns_kernel(DirectParts<T> parts, PartSums<T> out) {
   const DirectArgs<T>& args = parts.part[blockIdx.z == 0 ? 0 : 1];
   const int segment = static_cast<int>(blockIdx.y);
-  const int o = static_cast<int>(blockIdx.x) * kReduceOuters + lane_index();
-  const int outers = args.outers(segment);
+  const int outers = args.outers(segment), step = static_cast<int>(gridDim.x) * kReduceOuters;
   const DirectSplits<Tile> plan(outers, args.inners(segment), args.problems);
-  double total = 0.0;
-  bool mine = false;
-  for (int c = 0; c < args.channels; ++c) {
-    const int64_t problem = int64_t{segment} * args.channels + c;
-    double weight = 0.0;
-    if (o < outers) {
-      weight = args.outer_weights == nullptr
-                   ? 1.0
-                   : static_cast<double>(args.outer_weights[problem * args.outer_capacity + o]);
+  for (int first = static_cast<int>(blockIdx.x) * kReduceOuters; first < outers; first += step) {
+    const int o = first + lane_index();
+    double total = 0.0;
+    bool mine = false;
+    for (int c = 0; c < args.channels; ++c) {
+      const int64_t problem = int64_t{segment} * args.channels + c;
+      double weight = 0.0;
+      if (o < outers) {
+        weight = args.outer_weights == nullptr
+                     ? 1.0
+                     : static_cast<double>(args.outer_weights[problem * args.outer_capacity + o]);
+      }
+      const double* partial = args.partial + problem * args.blocks * Tile::kOuters;
+      double sum[1];
+      mine = add_splits<Tile>(partial, plan, o, o < outers, sum);
+      if (mine && weight != 0.0) total += weight * sum[0];
     }
-    const double* partial = args.partial + problem * args.blocks * Tile::kOuters;
-    double sum[1];
-    mine = add_splits<Tile>(partial, plan, o, o < outers, sum);
-    if (mine && weight != 0.0) total += weight * sum[0];
+    if (mine) out.my_slopes()[segment * args.outer_capacity + o] = static_cast<T>(total);
   }
-  if (mine) out.my_slopes()[segment * args.outer_capacity + o] = static_cast<T>(total);
 }
 
 // {lowest, highest} of a segment's items that weigh something; a NaN stays. Some blocks a segment,
@@ -160,19 +167,21 @@ __global__ void extremes_kernel(Side<T> items, T* low_out, T* high_out) {
 }
 
 // The two ends of the block results: lowest of `lows`, highest of `highs` (their own ends are
-// ignored). A block a segment.
+// ignored). A warp, and a block, a segment.
 template <class T>
 __global__ void merge_extremes_kernel(const T* lows, const T* highs, int count, T* extremes) {
-  lows += int64_t{blockIdx.x} * kExtremeBlocks;
-  highs += int64_t{blockIdx.x} * kExtremeBlocks;
-  extremes += 2 * int64_t{blockIdx.x};
-  T low = lows[0], high = highs[0];
-  for (int k = 1; k < count; ++k) {
-    low = lows[k] < low || lows[k] != lows[k] ? lows[k] : low;
-    high = highs[k] > high || highs[k] != highs[k] ? highs[k] : high;
+  const auto lower = [](T a, T b) { return b < a || b != b ? b : a; };
+  const auto higher = [](T a, T b) { return b > a || b != b ? b : a; };
+  T low = static_cast<T>(INFINITY), high = static_cast<T>(-INFINITY);
+  for (int k = lane_index(); k < count; k += 32) {
+    low = lower(low, lows[int64_t{blockIdx.x} * kExtremeBlocks + k]);
+    high = higher(high, highs[int64_t{blockIdx.x} * kExtremeBlocks + k]);
   }
-  extremes[0] = low;
-  extremes[1] = high;
+  low = warp_reduce(low, lower);
+  high = warp_reduce(high, higher);
+  if (lane_index() != 0) return;
+  extremes[2 * int64_t{blockIdx.x}] = low;
+  extremes[2 * int64_t{blockIdx.x} + 1] = high;
 }
 
 // From masses and their slopes to log sums: log_sum = peak / temperature + log(mass).
@@ -218,7 +227,7 @@ cudaError_t launch_extremes(const Side<T>& items, int segments, T* workspace, cu
   T* highs = lows + segments * kExtremeBlocks;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(segments));
   XRISK_LAUNCH((extremes_kernel<T>), grid, kReduceThreads, 0, stream, items, lows, highs);
-  XRISK_LAUNCH((merge_extremes_kernel<T>), static_cast<unsigned>(segments), 1, 0, stream,
+  XRISK_LAUNCH((merge_extremes_kernel<T>), static_cast<unsigned>(segments), 32, 0, stream,
                static_cast<const T*>(lows), static_cast<const T*>(highs), blocks, workspace);
   return cudaGetLastError();
 }
@@ -268,8 +277,8 @@ template <class T>
 dim3 reduce_grid(const DirectParts<T>& parts, int count, int lines) {
   const int64_t outers =
       std::max(parts.part[0].outer_capacity, count > 1 ? parts.part[1].outer_capacity : 0);
-  return dim3(static_cast<unsigned>(divide_up(outers, kReduceOuters)), static_cast<unsigned>(lines),
-              static_cast<unsigned>(count));
+  return dim3(static_cast<unsigned>(std::min(kReduceBlocks, divide_up(outers, kReduceOuters))),
+              static_cast<unsigned>(lines), static_cast<unsigned>(count));
 }
 
 template <class T>

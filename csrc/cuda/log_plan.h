@@ -65,6 +65,22 @@ struct __align__(8) LogRange {
   }
 };
 
+constexpr LogRange kEmptyRange = {INFINITY, -INFINITY, 0.0, 0.0, INFINITY, -INFINITY, 0, 0};
+
+// One range of many lanes', in a fixed order.
+__device__ __forceinline__ LogRange warp_join(const LogRange& mine) {
+  LogRange all;
+  all.high = warp_max(mine.high);
+  all.high_weight = warp_max(mine.high == all.high ? mine.high_weight : 0.0);
+  all.low = -warp_max(-mine.low);
+  all.anchor_low = -warp_max(-mine.anchor_low);
+  all.anchor_high = warp_max(mine.anchor_high);
+  all.total = warp_sum(mine.total);
+  all.items = warp_sum(mine.items);
+  all.bad = warp_max(mine.bad);
+  return all;
+}
+
 template <class T>
 __device__ __forceinline__ int64_t entries_of(const Side<T>& side, int64_t segment) {
   return side.live == nullptr ? side.capacity : side.live[segment];
@@ -82,7 +98,7 @@ __global__ void __launch_bounds__(kBlock)
     log_range_kernel(Side<T> anchors, Side<T> items, LogRange* __restrict__ ranges) {
   const int64_t segment = blockIdx.y, step = int64_t{gridDim.x} * kBlock;
   const int64_t begin = int64_t{blockIdx.x} * kBlock + threadIdx.x;
-  LogRange mine = {INFINITY, -INFINITY, 0.0, 0.0, INFINITY, -INFINITY, 0, 0};
+  LogRange mine = kEmptyRange;
   const int64_t item_count = entries_of(items, segment);
   for (int64_t j = begin; j < item_count; j += step) {
     const int64_t at = segment * items.capacity + j;
@@ -111,16 +127,18 @@ __global__ void __launch_bounds__(kBlock)
   if (threadIdx.x == 0) ranges[segment * gridDim.x + blockIdx.x] = all;
 }
 
-// near_live, direct_live [segments]: the targets that either way is to serve. A thread a segment.
+// near_live, direct_live [segments]: the targets that either way is to serve. A warp, and
+// a block, a segment.
 template <class Shape, class T>
-__global__ void log_plan_kernel(const LogRange* __restrict__ ranges, int blocks, int64_t segments,
+__global__ void log_plan_kernel(const LogRange* __restrict__ ranges, int blocks,
                                 PairProblem<T> problem, Side<T> targets,
                                 LogPlan* __restrict__ plans, int32_t* __restrict__ near_live,
                                 int32_t* __restrict__ direct_live) {
-  const int64_t segment = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (segment >= segments) return;
-  LogRange range = ranges[segment * blocks];
-  for (int k = 1; k < blocks; ++k) range.join(ranges[segment * blocks + k]);
+  const int64_t segment = blockIdx.x;
+  LogRange range = kEmptyRange;
+  for (int k = lane_index(); k < blocks; k += 32) range.join(ranges[segment * blocks + k]);
+  range = warp_join(range);
+  if (lane_index() != 0) return;
   const bool any = range.items > 0 && range.anchor_low <= range.anchor_high;
   const double reach = fmax(fabs(range.anchor_low), fabs(range.anchor_high)) + fabs(range.low) +
                        fabs(range.high) + problem.margin;
@@ -181,9 +199,9 @@ struct LogPlans {
     const dim3 grid(static_cast<unsigned>(range_blocks), segments);
     XRISK_LAUNCH((log_range_kernel<Shape::kBlock, T>), grid, Shape::kBlock, 0, stream,
                  problem.anchors, problem.items, ranges);
-    XRISK_LAUNCH((log_plan_kernel<Shape, T>), (segments + 31) / 32, 32, 0, stream,
-                 static_cast<const LogRange*>(ranges), range_blocks, int64_t{problem.segments},
-                 problem, targets, plans, near_live, direct_live);
+    XRISK_LAUNCH((log_plan_kernel<Shape, T>), segments, 32, 0, stream,
+                 static_cast<const LogRange*>(ranges), range_blocks, problem, targets, plans,
+                 near_live, direct_live);
     return cudaGetLastError();
   }
 };

@@ -17,7 +17,7 @@ size_t near_log_rows_bytes(const PairProblem<T>& problem) {
   if (problem.surrogate == Surrogate::kLogistic) {
     PowerMemory(carver, items, problem.segments, 1, Shape());
   } else if (problem.surrogate == Surrogate::kSquaredHinge) {
-    BinnedMemory<T, T>(carver, items, problem.segments, Shape());
+    BinnedMemory<T, T>(carver, items, problem.segments, 0, Shape());
   } else {
     LinearMemory<T, T>(carver, items, problem.segments, Shape());
   }
@@ -33,7 +33,8 @@ size_t near_log_columns_bytes(const PairProblem<T>& problem) {
   if (problem.surrogate == Surrogate::kLogistic) {
     PowerMemory(carver, anchors, problem.segments, 2, Shape());
   } else if (problem.surrogate == Surrogate::kSquaredHinge) {
-    BinnedMemory<T, double>(carver, anchors, problem.segments, Shape());
+    BinnedMemory<T, double>(carver, anchors, problem.segments,
+                            series_shares(anchors, problem.segments), Shape());
   } else {
     LinearMemory<T, double>(carver, anchors, problem.segments, Shape());
   }

@@ -21,6 +21,20 @@ MARKER, END_MARKER = "<!-- bench -->", "<!-- /bench -->"
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cpu": ("README.md", tables.PUBLISHED),
     "libauc": ("docs/from_libauc.md", ("libauc",)),
+    "cuda": (
+        "docs/gpu_races.md",
+        (
+            "average_precision",
+            "pairwise_sums",
+            "scaling",
+            "selection",
+            "ndcg",
+            "partial_auc",
+            "global_contrastive",
+            "bimodal_global_contrastive",
+            "contrastive_baselines",
+        ),
+    ),
 }
 
 

@@ -33,14 +33,19 @@ class Selection:
         return [
             case
             for case in cases.CASES
-            if (self.works is None or case.work in self.works)
+            if self.device in case.devices
+            and (self.works is None or case.work in self.works)
             and (case.name in self.names if self.names else not self.quick or case.quick)
             and (not wanted or wanted & {*peers.names_of(case.work)})
         ]
 
     def complaint(self) -> str | None:
         """What nobody knows among the names."""
-        within = [case for case in cases.CASES if self.works is None or case.work in self.works]
+        within = [
+            case
+            for case in cases.CASES
+            if self.device in case.devices and (self.works is None or case.work in self.works)
+        ]
         works = dict.fromkeys(case.work for case in within)
         known: dict[str, tuple[list[str] | None, list[str]]] = {
             "op": (self.works, list(cases.WORKS)),

@@ -135,8 +135,10 @@ def _retrieval(races: list[Race]) -> Table:
 
 
 def _baselines(races: list[Race]) -> Table:
+    fused = ("inf_cl", "liger", "quack")
     head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
-    head += ["ours MB", "eager MB", "metric_learning MB"]
+    head += [f"{name}/ours" for name in fused]
+    head += ["ours MB", "eager MB", "metric_learning MB", "inf_cl MB"]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
@@ -147,8 +149,8 @@ def _baselines(races: list[Race]) -> Table:
                 error_cell(ours["error"]),
                 of_limit(race, "ours"),
                 ratio(race, "eager"),
-                ratio(race, "metric_learning"),
-                *(megabytes(race, name) for name in ("ours", "eager", "metric_learning")),
+                *(ratio(race, name) for name in ("metric_learning", *fused)),
+                *(megabytes(race, name) for name in ("ours", "eager", "metric_learning", "inf_cl")),
             ]
         )
     return without_empty(head, rows)

@@ -61,9 +61,11 @@ def absences(races: list[Race]) -> list[str]:
 def markdown(record: dict[str, Any], works: Iterable[str] = PUBLISHED) -> str:
     """The tables of these works, for a page of the documentation."""
     about = record["machine"]
+    place = f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads"
+    if about.get("device") == "cuda":
+        place = f"{about['gpu']}, torch {about['versions']['torch']}"
     lines = [
-        f"Measured on {about['cpu']}, {about['cores']} cores, {about['threads']} threads: medians "
-        "of per-round ratios with their quartiles.",
+        f"Measured on {place}: medians of per-round ratios with their quartiles.",
     ]
     for work in works:
         races = [race for race in record["races"] if race["work"] == work]

@@ -28,6 +28,7 @@ from xrisk_ext.testing.scaling_cases import ScalingInputs
 from xrisk_ext.testing.selection_cases import SelectionInputs
 
 DENSE_PAIRS = 30_000_000  # float64 pairs the reference may hold at once
+BATCH_OF_A_CPU = 8192  # a larger one's similarities are multiplied where the inputs are
 LOOPED_ROWS = 10_000  # its moving average loops over the rows in Python
 
 _last: dict[str, tuple[Any, Any]] = {}
@@ -319,16 +320,16 @@ def baseline_error(
     inputs: BaselineInputs, by_view1: Tensor | None, by_view2: Tensor | None, temperature: float
 ) -> float:
     """Of the gradients of both views."""
-    inputs = on_cpu(inputs)
-    key = (_content(inputs.view1, inputs.view2), inputs.loss)
-    truth = _once("baseline", key, lambda: _baseline(inputs, temperature))
+    here = inputs if len(inputs.view1) > BATCH_OF_A_CPU else on_cpu(inputs)
+    key = (_content(inputs.view1.detach().cpu(), inputs.view2.detach().cpu()), inputs.loss)
+    truth = _once("baseline", key, lambda: _baseline(here, temperature).cpu())
     if by_view2 is None:  # MoCo gives the keys none
         by_view2 = torch.zeros_like(inputs.view2)
     return relative_error(None if by_view1 is None else torch.cat((by_view1, by_view2)), truth)
 
 
 def _baseline(inputs: BaselineInputs, temperature: float) -> Tensor:
-    views = [v.double().requires_grad_() for v in (inputs.view1, inputs.view2)]
+    views = [v.detach().double().requires_grad_() for v in (inputs.view1, inputs.view2)]
     a, b = (torch.nn.functional.normalize(v, dim=1) for v in views)
     values = {
         "NTXent": lambda: reference.nt_xent(a, b, temperature),

@@ -25,6 +25,7 @@ class BaselineCase(Case):
     batch: int
     dimension: int = 256
     queue: int = 0
+    dtype: ClassVar[torch.dtype] = torch.float32
 
     @property
     def name(self) -> str:
@@ -52,11 +53,10 @@ class BaselineCase(Case):
         labels = torch.randint(CLASSES, (self.batch,), generator=generator)
         queue = torch.randn(self.queue, self.dimension, generator=generator)
         queue = torch.nn.functional.normalize(queue, dim=1)
-        return BaselineInputs(
-            view1.requires_grad_(), view2.requires_grad_(), labels, queue, self.loss
-        )
+        view1, view2 = (view.to(self.dtype).requires_grad_() for view in (view1, view2))
+        return BaselineInputs(view1, view2, labels, queue, self.loss)
 
-    def limit(self) -> Limit:
+    def limit(self) -> Limit | None:
         """Products alone: the similarities once, and one for each side's gradient.
 
         CLIP: B^2 d multiply-adds for the similarities, and for the gradient of each side. MoCo: B K
@@ -67,15 +67,35 @@ class BaselineCase(Case):
         return Limit(math.inf, products * self.pairs * self.dimension)
 
 
+@dataclass(frozen=True)
+class Bfloat16BaselineCase(BaselineCase):
+    """On a GPU, where others have fused kernels for bfloat16."""
+
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    wrong: ClassVar[float] = 0.05  # similarities and gradients are rounded to bfloat16 by some
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+
+    @property
+    def name(self) -> str:
+        return f"{self.loss} bfloat16, B={self.batch}, d={self.dimension}"
+
+    @property
+    def quick(self) -> bool:
+        return False
+
+    def limit(self) -> None:
+        """The rates that limits are taken by are those of float32."""
+
+
 class BaselineInputs(NamedTuple):
-    view1: Tensor  # [B, D] float32, requires grad
-    view2: Tensor  # [B, D] float32, requires grad
+    view1: Tensor  # [B, D] float32 or bfloat16, requires grad
+    view2: Tensor  # [B, D], the same
     labels: Tensor  # [B] int64, of SupCon
     queue: Tensor  # [K, D] float32 unit rows, of MoCo; K may be 0
     loss: str
 
 
-BASELINES = [
+BASELINES: list[Case] = [
     BaselineCase("NTXent", 64),
     BaselineCase("FlatNCE", 64),
     BaselineCase("EqCo", 64),
@@ -92,4 +112,7 @@ BASELINES = [
     BaselineCase("CLIP", 1024),
     BaselineCase("CLIP", 4096),
     BaselineCase("MoCo", 256, dimension=128, queue=65536),
+    Bfloat16BaselineCase("CLIP", 256, dimension=128),
+    Bfloat16BaselineCase("CLIP", 4096, dimension=512),
+    Bfloat16BaselineCase("CLIP", 32768, dimension=768),
 ]

@@ -27,6 +27,8 @@ class Case:
     work: ClassVar[str]
     leader: ClassVar[str] = "ours"  # whom the others are compared with
     share: ClassVar[float] = 1.0  # of a race's time, where there are many cases
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it is raced
+    wrong: ClassVar[float] = 1e-3  # an error that large is a bug, and the time means nothing
 
     @property
     def name(self) -> str:

@@ -7,8 +7,6 @@ Every module of this folder is imported on first use, so a new peer is a new fil
 it races in every case of its work. A peer that cannot run here raises `UnavailableError` with the
 reason, which is reported, as is a case that is too large for it; nothing is silently left out. One
 that has no part in a case (an algorithm that the surrogate does not have) returns None.
-
-Not here yet, since nothing that exists does its work: torchsort (soft ranks).
 """
 
 from __future__ import annotations

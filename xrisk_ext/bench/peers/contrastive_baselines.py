@@ -26,7 +26,7 @@ def _zero(inputs: BaselineInputs) -> None:
     inputs.view1.grad = inputs.view2.grad = None
 
 
-def _error(inputs: BaselineInputs) -> float:
+def measure_error(inputs: BaselineInputs) -> float:
     return truth.baseline_error(inputs, inputs.view1.grad, inputs.view2.grad, TEMPERATURE)
 
 
@@ -48,7 +48,7 @@ def ours(inputs: BaselineInputs) -> Contestant:
         loss_fn(inputs.view1, inputs.view2, *labels).backward()
 
     reset()
-    return Contestant("ours", call, reset, lambda: _error(inputs))
+    return Contestant("ours", call, reset, lambda: measure_error(inputs))
 
 
 def _plain(a: Tensor, b: Tensor, inputs: BaselineInputs) -> Tensor:
@@ -98,7 +98,7 @@ def eager(inputs: BaselineInputs) -> Contestant:
         slots.add_(len(slots)).remainder_(len(queue))
         loss.backward()
 
-    return Contestant("eager", call, reset, lambda: _error(inputs))
+    return Contestant("eager", call, reset, lambda: measure_error(inputs))
 
 
 @peer(WORK, "metric_learning", max_pairs=PAIRS_HELD)
@@ -123,4 +123,4 @@ def metric_learning(inputs: BaselineInputs) -> Contestant | None:
         _zero(inputs)
         loss_fn(torch.cat((inputs.view1, inputs.view2)), labels).backward()
 
-    return Contestant("metric_learning", call, error=lambda: _error(inputs))
+    return Contestant("metric_learning", call, error=lambda: measure_error(inputs))

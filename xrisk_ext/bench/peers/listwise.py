@@ -1,4 +1,4 @@
-"""The losses of ranked lists: ours, allRank's, and their formulas in eager PyTorch and compiled.
+"""The losses of ranked lists: ours, allRank's, torchsort's, the formulas in PyTorch and compiled.
 
 `eager` is what one writes: the formula over [Q, S] or [Q, S, S] tensors, its gradient by autograd;
 `compiled` is torch.compile of it. allRank's own losses are imported without the modules that they
@@ -209,3 +209,24 @@ def allrank(inputs: ListwiseInputs) -> Contestant | None:
     loss = functools.partial(getattr(import_allrank(), name), **options)
     exact = inputs.loss in ("list_net", "approx_ndcg", "neural_ndcg")
     return _contestant("allrank", inputs, loss, exact=exact)
+
+
+# ------------------------------------------------------------------------------------ torchsort
+
+
+@peer("listwise", "torchsort")
+def torchsort(inputs: ListwiseInputs) -> Contestant | None:
+    """NDCG of the soft ranks of Blondel et al. (ICML 2020), by its fused projection: the aim of
+    ApproxNDCG by another smoothing, so no error is shown.
+    """
+    if inputs.loss != "approx_ndcg":
+        return None
+    try:
+        from torchsort import soft_rank
+    except ImportError as error:
+        raise UnavailableError(str(error)) from error
+
+    def loss(h: Tensor, y: Tensor) -> Tensor:
+        return -(_gains(y) / torch.log2(1 + soft_rank(-h))).sum(1).mean()
+
+    return _contestant("torchsort", inputs, loss, exact=False)
