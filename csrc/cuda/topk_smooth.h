@@ -208,8 +208,9 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const auto visit = [&](const auto& take) {
     sample([&](KeyOf<T> each) { take(static_cast<T>(score_of_key(each))); });
   };
-  double edges[2];
+  double edges[2] = {-INFINITY, INFINITY};
   for (int side = 0; side < 2; ++side) {
+    if (side == 0 ? mean + luck >= 1.0 : mean - luck <= 0.0) continue;  // no root, or a far one
     NewtonSearch search(quantile, 4.0 * call.tau1);
     const SoftRow biased = {Sample::kSize, 0,           Sample::kSize, side == 0 ? -luck : luck,
                             call.tau1,     kSampleSteps};
