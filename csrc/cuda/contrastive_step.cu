@@ -1,8 +1,8 @@
 // Composes the contrastive step on one stream: embeddings, similarities and their sums, the
 // averages, the rule, the gradients.
 #include "cuda/contrastive_step_kernels.h"
+#include "cuda/half_step_similarities.h"
 #include "cuda/moving_average.h"
-#include "cuda/step_similarities.h"
 #include "cuda/workspace.h"
 
 namespace xrisk::cuda {
@@ -56,7 +56,7 @@ size_t average_bytes(const ContrastiveStep<T, State>& call) {
   return moving_average_workspace_bytes(average_of(call, call.state, StepSpace<T>{}));
 }
 
-// `All`: PlainSimilarities or HalfStepSimilarities.
+// `All`: PlainSimilarities, HalfStepSimilarities or SmallStepSimilarities.
 template <class T, class State, class All>
 class Step {
  public:
@@ -80,9 +80,7 @@ class Step {
 
   cudaError_t run() {
     const StepSpace<T>& space = step_.space;
-    similarities_.embed(space.norms, space.positives, stream_);
-    XRISK_LAUNCH((prepare_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
+    similarities_.embed(space.norms, space.positives, PrepareAnchor<T, State>{step_}, stream_);
     cudaError_t error = similarities_.sums(space.inverses, space.sums, *products_, stream_);
     if (error != cudaSuccess) return error;
     const bool shared = !call_.bimodal && !call_.per_view, few = step_.anchors <= call_.few_anchors;
@@ -196,6 +194,10 @@ size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call) {
   if (call.batch < 2) return 0;
   Carver carver(nullptr);
   if constexpr (std::is_same_v<T, float>) {
+    if (SmallStepSimilarities::fits(call)) {
+      Step<T, State, SmallStepSimilarities>(call, nullptr, carver, nullptr);
+      return carver.used();
+    }
     if (call.half_view1 != nullptr) {
       Step<T, State, HalfStepSimilarities>(call, nullptr, carver, nullptr);
       return carver.used();
@@ -216,6 +218,9 @@ template <class State>
 cudaError_t launch_contrastive_step(const ContrastiveStep<float, State>& call,
                                     const HalfProducts& products, void* workspace,
                                     size_t workspace_bytes, cudaStream_t stream) {
+  if (SmallStepSimilarities::fits(call)) {
+    return launch_step<SmallStepSimilarities>(call, products, workspace, workspace_bytes, stream);
+  }
   return launch_step<HalfStepSimilarities>(call, products, workspace, workspace_bytes, stream);
 }
 

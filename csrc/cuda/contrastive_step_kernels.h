@@ -51,11 +51,9 @@ struct StepAnchors {
 
 // A thread an anchor: its temperature, its id, what it excludes.
 template <class T, class State>
-__global__ void prepare_kernel(StepAnchors<T, State> step) {
+__device__ __forceinline__ void prepare_anchor(const StepAnchors<T, State>& step, int64_t a) {
   const ContrastiveStep<T, State>& call = step.call;
   const StepSpace<T>& space = step.space;
-  const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (a >= step.anchors) return;
   const int64_t batch = call.batch, i = a < batch ? a : a - batch;
   double tau = *call.temperature;
   if (call.index != nullptr) {
@@ -81,6 +79,13 @@ __global__ void prepare_kernel(StepAnchors<T, State> step) {
     *space.not_finite = 0;
   }
 }
+
+// What the kernel that reads the embeddings does beside.
+template <class T, class State>
+struct PrepareAnchor {
+  StepAnchors<T, State> step;
+  __device__ __forceinline__ void operator()(int64_t a) const { prepare_anchor(step, a); }
+};
 
 template <class T, class State>
 __device__ __forceinline__ void observe(const StepAnchors<T, State>& step, int64_t a) {
