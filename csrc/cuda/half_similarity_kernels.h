@@ -30,7 +30,7 @@ constexpr int kPairRows = 64;  // of a tile
 constexpr int kPairColumns = 128;
 constexpr int kPairWarps = kPairRows / kWarpRows;
 constexpr int kPairThreads = 32 * kPairWarps;
-constexpr int kPairBlocks = 4;  // a processor
+constexpr int kPairBlocks = 4;  // a processor; of weights one less, for their registers
 
 // A block of products and where it lies.
 struct ProductBlock {
@@ -281,19 +281,22 @@ __global__ void __launch_bounds__(32 * kMergeGroups)
   XRISK_SHARED(double, moments, [kMergeGroups][32]);
   const int lane = lane_index(), group = warp_index();
   const int64_t of_rows = (rows.count + 31) / 32;
-  const MergedSide& side = blockIdx.x < of_rows ? rows : columns;
-  const int64_t at = (blockIdx.x - (blockIdx.x < of_rows ? 0 : of_rows)) * 32 + lane;
-  const bool there = at < side.count;
-  const float inverse = there ? side.inverses[side.first + at] : 1.0f;
-  const TileSums& parts = side.parts;
+  const bool by_rows = blockIdx.x < of_rows;
+  // member by member, so that neither side is copied
+  const auto of_side = [&](auto member) { return by_rows ? rows.*member : columns.*member; };
+  const int64_t at = (blockIdx.x - (by_rows ? 0 : of_rows)) * 32 + lane;
+  const int64_t tiles = of_side(&MergedSide::tiles), anchor = of_side(&MergedSide::first) + at;
+  const bool there = at < of_side(&MergedSide::count);
+  const float inverse = there ? of_side(&MergedSide::inverses)[anchor] : 1.0f;
+  const TileSums parts = of_side(&MergedSide::parts);
   float high = kLeftOut;
 #pragma unroll 8
-  for (int64_t t = group; there && t < side.tiles; t += kMergeGroups) {
+  for (int64_t t = group; there && t < tiles; t += kMergeGroups) {
     high = fmaxf(high, parts.peaks[t * parts.anchors + at]);
   }
   double mass = 0.0, moment = 0.0;
 #pragma unroll 8
-  for (int64_t t = group; there && t < side.tiles; t += kMergeGroups) {
+  for (int64_t t = group; there && t < tiles; t += kMergeGroups) {
     const int64_t from = t * parts.anchors + at;
     const PartSums seen = PartSums{parts.masses[from], parts.moments[from]}.seen_from(
         parts.peaks[from] - high, inverse * kLog2E);
@@ -315,13 +318,13 @@ __global__ void __launch_bounds__(32 * kMergeGroups)
   }
   moment *= static_cast<double>(inverse);
   if (high == kLeftOut) high = -INFINITY;
-  const int64_t anchor = side.first + at;
-  if (side.fresh) {
-    side.sums.peaks[anchor] = high;
-    side.sums.masses[anchor] = mass;
-    side.sums.moments[anchor] = moment;
+  const ExpSums<float> sums = of_side(&MergedSide::sums);
+  if (of_side(&MergedSide::fresh)) {
+    sums.peaks[anchor] = high;
+    sums.masses[anchor] = mass;
+    sums.moments[anchor] = moment;
   } else {
-    merge_sums(side.sums, anchor, static_cast<double>(inverse), high, mass, moment);
+    merge_sums(sums, anchor, static_cast<double>(inverse), high, mass, moment);
   }
 }
 
@@ -348,7 +351,7 @@ __global__ void __launch_bounds__(kBlock)
 
 // out: the block's weights, rows of `stride`, a multiple of 8.
 template <class Half>
-__global__ void __launch_bounds__(kPairThreads, kPairBlocks)
+__global__ void __launch_bounds__(kPairThreads, kPairBlocks - 1)
     half_weights_kernel(ProductBlock b, PairWeights<float> rows, PairWeights<float> columns,
                         const float* fit, uint16_t* out, int64_t stride) {
   XRISK_SHARED(uint32_t, left_out, [kPairRows][kPairColumns / 32]);
