@@ -1,5 +1,7 @@
 // Composes the contrastive step on one stream: embeddings, similarities and their sums, the
 // averages, the rule, the gradients.
+#include <algorithm>
+
 #include "cuda/contrastive_step_kernels.h"
 #include "cuda/half_step_similarities.h"
 #include "cuda/moving_average.h"
@@ -10,6 +12,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kOneBlock = 512;
+constexpr int kFewEntries = 512;
 
 unsigned blocks_for(int64_t count) {
   return static_cast<unsigned>((count + kThreads - 1) / kThreads);
@@ -83,30 +86,14 @@ class Step {
     similarities_.embed(space.norms, space.positives, PrepareAnchor<T, State>{step_}, stream_);
     cudaError_t error = similarities_.sums(space.inverses, space.sums, *products_, stream_);
     if (error != cudaSuccess) return error;
-    const bool shared = !call_.bimodal && !call_.per_view, few = step_.anchors <= call_.few_anchors;
-    const bool averages = call_.state != nullptr;
-    const auto phase = [&](Phase which) {
-      if (few) {
-        XRISK_LAUNCH((few_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_, which,
-                     shared);
-      } else {
-        XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
-                     step_, which, shared);
-      }
-    };
-    if (!few) {
-      XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                   step_);
+    if (call_.batch <= std::min<int64_t>(call_.few_entries, kFewEntries)) {
+      MovingAverage<State, double, double> all = average_of(call_, call_.state, space);
+      all.log_domain = true;
+      XRISK_LAUNCH((few_kernel<kFewEntries, T, State>), 1, kFewEntries, 0, stream_, step_, all);
+    } else {
+      error = many();
     }
-    phase(averages ? Phase::kBefore : Phase::kBoth);
-    if (averages) {
-      error = average();
-      if (error != cudaSuccess) return error;
-      phase(Phase::kAfter);
-    }
-    if (!few) {
-      XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    }
+    if (error != cudaSuccess) return error;
     if (call_.temperatures != nullptr && call_.write_state) error = step_temperatures();
     if (error != cudaSuccess || call_.gradient == nullptr) return error;
     const PairWeights<T> weights{space.inverses, space.sums.peaks, space.shifts, space.weights};
@@ -114,6 +101,25 @@ class Step {
   }
 
  private:
+  // Between the sums and the gradients, but for individual temperatures, if entries are many.
+  cudaError_t many() {
+    const bool shared = !call_.bimodal && !call_.per_view, averages = call_.state != nullptr;
+    const auto phase = [&](Phase which) {
+      XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_, step_,
+                   which, shared);
+    };
+    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                 step_);
+    phase(averages ? Phase::kBefore : Phase::kBoth);
+    if (averages) {
+      const cudaError_t error = average();
+      if (error != cudaSuccess) return error;
+      phase(Phase::kAfter);
+    }
+    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
+    return cudaGetLastError();
+  }
+
   // `stored` is not `observed`: entries of one id read each other's observations.
   cudaError_t update(State* state, const double* observed, const double* gamma, bool log_domain,
                      bool write, double* stored) {

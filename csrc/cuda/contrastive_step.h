@@ -60,7 +60,7 @@ struct ContrastiveStep : ContrastiveViews<T> {
   double second_beta = 0.0;  // > 0: Adam
   double slope_limit = INFINITY;
 
-  int64_t few_anchors = 1024;  // up to that many, one thread block does what all need
+  int64_t few_entries = 512;  // up to that many, one thread block does what all need
   T* value = nullptr;
   T* temperature_slope = nullptr;
 };

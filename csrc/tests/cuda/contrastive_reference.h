@@ -31,7 +31,7 @@ struct StepCase {
   float poison = 0.0f;  // added to one entry
   enum Type { kFloat, kBfloat16, kFloat16 } type = kFloat;
   bool streamed = false, small = false;
-  int64_t width = 4, few_anchors = 0;
+  int64_t width = 4, few_entries = 0;
 };
 
 constexpr int64_t kIds = 7;
@@ -263,7 +263,7 @@ inline void check_step(const StepCase& c) {
     call.lowest = 0.1;
     call.highest = 0.6;
     call.block = 8;
-    call.few_anchors = c.few_anchors;
+    call.few_entries = c.few_entries;
     call.value = value.data();
     call.temperature_slope = slope.data();
     call.gradient = gradient.data();

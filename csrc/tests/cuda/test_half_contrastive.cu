@@ -41,6 +41,7 @@ int main() {
     StepCase small;
     small.type = type;
     small.small = true;
+    small.few_entries = 512;
     small.batch = 75;  // a warp with two tiles, the last one with six others
     small.width = 40;
     check_step(small);
