@@ -54,9 +54,10 @@ struct ListResult {
   double mass;
 };
 
-XRISK_HD double pair_weight(PairWeight kind, double y_high, double y_low) {
-  if (kind == PairWeight::kNone) return 1.0;
-  const double difference = y_high - y_low;
+template <class T>
+XRISK_HD T pair_weight(PairWeight kind, T y_high, T y_low) {
+  if (kind == PairWeight::kNone) return T(1);
+  const T difference = y_high - y_low;
   return kind == PairWeight::kDifference ? difference : difference * (y_high + y_low);
 }
 

@@ -1,5 +1,5 @@
-// The kernels of ranked lists, compiled per SIMD variant: pairs with a weight each, and the relaxed
-// permutation of NeuralSort.
+// The kernels of ranked lists, compiled per SIMD variant: pairs with a weight each, one by one or
+// all at once, and the relaxed permutation of NeuralSort.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,23 @@ struct WeightedPairs {
   T* pulls = nullptr;            // [n]: of an item, sum_i w_ij slope_ij (added)
 };
 
+// A list, or part of one, in descending order of its scores, in two sets of relevance; one side and
+// one set of targets at a time (cpu/lambda_scan_inl.h).
+template <class T>
+struct LambdaScan {
+  const T* scores = nullptr;           // [n] descending
+  const double* discounts = nullptr;   // [n] descending
+  const double* gains = nullptr;       // [n]
+  const uint8_t* is_higher = nullptr;  // [n]: in the set of the higher gains
+  int64_t count = 0;                   // at least one
+  double scale = 1.0;
+  double base = 0.0;         // a gain between those of the two sets
+  bool graded = true;        // whether the sources' gains differ from the base
+  bool from_above = true;    // sources of higher scores, else of lower ones
+  bool to_higher = true;     // targets of higher relevance, else of lower
+  double* slopes = nullptr;  // [n]: d value / d (scale * score) of the targets
+};
+
 // Rows of T, `stride` apart; what lies between `size` and `stride` is zero.
 template <class T>
 struct SquareMatrix {
@@ -34,6 +51,8 @@ struct ListKernels {
   // At most a hundred or so anchors a call: their pulls add up in T.
   double (*weighted_pairs)(const WeightedPairs<T>&, int64_t begin, int64_t end, int64_t item_begin,
                            int64_t item_end);
+  // The value, which is counted with the targets of higher relevance.
+  double (*lambda_scan)(const LambdaScan<T>&);
   // -sum_j softmax(y)_j log softmax(h)_j; out = softmax(h) - softmax(y), `powers` is scratch.
   double (*cross_entropy)(const T* h, const T* y, int64_t count, T* out, T* powers);
   // Row k: softmax over j of inverse_temperature * ((n - 1 - 2 k) h_j - distance_j), k from 0.

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "core/surrogate.h"
+#include "cpu/lambda_scan_inl.h"
 #include "cpu/list_kernels.h"
 #include "cpu/simd.h"
 #include "cpu/simd_math.h"
@@ -281,7 +282,8 @@ void softmax_gradient(const SquareMatrix<T>& p, int64_t depth, const T* left, co
 
 template <class T>
 XRISK_HD constexpr ListKernels<T> make_list_kernels() {
-  return {weighted_pairs<T>, cross_entropy<T>, neural_sort<T>, dot_and_add<T>, softmax_gradient<T>};
+  return {weighted_pairs<T>, lambda_scan<T>, cross_entropy<T>,
+          neural_sort<T>,    dot_and_add<T>, softmax_gradient<T>};
 }
 
 }  // namespace xrisk::cpu::XRISK_ISA

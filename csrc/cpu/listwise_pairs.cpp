@@ -10,28 +10,13 @@
 // pairwise engine has a faster algorithm than visiting every pair, RankNet's levels take it. Bytes:
 // linear in the list. Hazard: the pulls of an item add up in T, so they are flushed into doubles
 // every hundred anchors.
-#include <algorithm>
-
-#include "cpu/flush_denormals.h"
-#include "cpu/listwise_step.h"
-#include "cpu/pairwise.h"
+#include "cpu/listwise_splits.h"
 
 namespace xrisk::cpu {
 namespace {
 
-constexpr int64_t kFlush = 128;    // anchors whose pulls stay in T
 constexpr int64_t kMaxChunks = 8;  // of a long list
 constexpr double kChunkPairs = 4'194'304.0;
-
-// The items in descending order of relevance.
-template <class T>
-struct SortedList {
-  int64_t count = 0;
-  T *scores, *relevance, *weights = nullptr, *gains = nullptr, *discounts = nullptr;
-  const int32_t* places;     // of the list's items
-  const int64_t* level_end;  // [count]: where the level of an item ends
-  double pairs = 0.0;
-};
 
 template <class T>
 class PairwiseList {
@@ -41,6 +26,8 @@ class PairwiseList {
 
   ListResult run() {
     const bool lambda = call_.options.loss == ListLoss::kLambdaRank;
+    sorted_.scale = 1.0 / call_.temperature;
+    sorted_.weighting = call_.options.pair_weight;
     sort(lambda ? call_.options.top_k : 0);
     const double mass = call_.options.pool_pairs ? sorted_.pairs : 1.0;
     if (sorted_.pairs == 0.0) return {0.0, mass};
@@ -50,12 +37,16 @@ class PairwiseList {
       factor = inverse_ideal * kInverseLn2;
     }
     columns_ = scratch_.allocate<double>(sorted_.count);
-    own_slopes_ = scratch_.allocate<double>(sorted_.count);
+    sorted_.own_slopes = scratch_.allocate<double>(sorted_.count);
     std::fill(columns_, columns_ + sorted_.count, 0.0);
-    std::fill(own_slopes_, own_slopes_ + sorted_.count, 0.0);
-    const double value = !lambda && engine_is_faster() ? by_engine() : directly();
+    std::fill(sorted_.own_slopes, sorted_.own_slopes + sorted_.count, 0.0);
+    const double value = lambda && splits_are_faster(sorted_)
+                             ? split_pairs(sorted_, list_.gradient != nullptr, columns_, executor_)
+                         : !lambda && engine_is_faster() ? by_engine()
+                                                         : directly();
     for (int64_t k = 0; list_.gradient != nullptr && k < sorted_.count; ++k) {
-      list_.gradient[sorted_.places[k]] = static_cast<T>(factor * (columns_[k] - own_slopes_[k]));
+      list_.gradient[sorted_.places[k]] =
+          static_cast<T>(factor * (columns_[k] - sorted_.own_slopes[k]));
     }
     return {factor * value, mass};
   }
@@ -74,11 +65,16 @@ class PairwiseList {
       const int64_t limit = top_k > 0 ? std::min(top_k, list_.count) : list_.count;
       int32_t* kept = scratch_.allocate<int32_t>(limit);
       sorted_.discounts = scratch_.allocate<T>(limit);
+      sorted_.exact_discounts = scratch_.allocate<double>(limit);
+      sorted_.by_rank = scratch_.allocate<int32_t>(limit);
       int64_t count = 0;
       for (int64_t k = 0; k < list_.count; ++k) {
         const int32_t rank = ranks[places[k]];
         if (rank >= limit) continue;
-        sorted_.discounts[count] = static_cast<T>(rank_discount(static_cast<double>(rank + 1)));
+        const double discount = rank_discount(static_cast<double>(rank + 1));
+        sorted_.exact_discounts[count] = discount;
+        sorted_.discounts[count] = static_cast<T>(discount);
+        sorted_.by_rank[rank] = static_cast<int32_t>(count);
         kept[count++] = places[k];
       }
       places = kept;
@@ -110,8 +106,10 @@ class PairwiseList {
     const double inverse =
         relative_gains(list_.relevance, list_.count, call_.options.top_k, gains, executor_);
     sorted_.gains = scratch_.allocate<T>(sorted_.count);
+    sorted_.exact_gains = scratch_.allocate<double>(sorted_.count);
     for (int64_t k = 0; k < sorted_.count; ++k) {
-      sorted_.gains[k] = static_cast<T>(gains[sorted_.places[k]]);
+      sorted_.exact_gains[k] = gains[sorted_.places[k]];
+      sorted_.gains[k] = static_cast<T>(sorted_.exact_gains[k]);
     }
     return inverse;
   }
@@ -120,19 +118,8 @@ class PairwiseList {
     PairwiseSpec spec;
     spec.surrogate = Surrogate::kLogistic;
     spec.params.margin = 0.0;
-    spec.params.scale = 1.0 / call_.temperature;
+    spec.params.scale = sorted_.scale;
     return spec;
-  }
-
-  // Weights of the items behind a level against its anchors.
-  const T* weights_of_level(int64_t first, int64_t end, T* weights) const {
-    if (weights == nullptr) return nullptr;
-    const double y = static_cast<double>(sorted_.relevance[first]);
-    for (int64_t j = end; j < sorted_.count; ++j) {
-      weights[j] = static_cast<T>(
-          pair_weight(call_.options.pair_weight, y, static_cast<double>(sorted_.relevance[j])));
-    }
-    return weights;
   }
 
   // By the level with the most pairs.
@@ -162,12 +149,12 @@ class PairwiseList {
       ItemPass<T> pass;
       pass.items.scores = sorted_.scores + end;
       pass.items.count = sorted_.count - end;
-      if (const T* weights = weights_of_level(first, end, sorted_.weights)) {
+      if (const T* weights = weights_of_level(sorted_, first, end, sorted_.weights)) {
         pass.items.weights = weights + end;
       }
       of_level.algorithm = choose_algorithm<T>(of_level, anchors.count, pass.items.count, 1);
       const auto pairs = make_pairwise_sums(of_level, anchors, scratch, executor_);
-      pairs->rows(pass, sums, own_slopes_ + first);
+      pairs->rows(pass, sums, sorted_.own_slopes + first);
       for (int64_t i = 0; i < anchors.count; ++i) value += sums[i];
       if (list_.gradient == nullptr) continue;
       pairs->columns(pass, ones, out);
@@ -182,7 +169,8 @@ class PairwiseList {
     const double wanted = sorted_.pairs / kChunkPairs + 1.0;
     const int64_t chunks =
         wanted < static_cast<double>(kMaxChunks) ? static_cast<int64_t>(wanted) : kMaxChunks;
-    if (chunks == 1) return direct_chunk(0, sorted_.count, sorted_.weights, columns_);
+    const int64_t count = sorted_.count;
+    if (chunks == 1) return direct_pairs(sorted_, 0, count, count, sorted_.weights, columns_);
     // Anchors cut so that every chunk has its share of the pairs.
     int64_t bounds[kMaxChunks + 1] = {};
     double seen = 0.0;
@@ -201,7 +189,7 @@ class PairwiseList {
       std::fill(mine, mine + sorted_.count, 0.0);
       T* weights =
           sorted_.weights == nullptr ? nullptr : scratch.template allocate<T>(sorted_.count);
-      values[c] = direct_chunk(bounds[c], bounds[c + 1], weights, mine);
+      values[c] = direct_pairs(sorted_, bounds[c], bounds[c + 1], count, weights, mine);
     });
     double value = 0.0;
     for (int64_t c = 0; c < chunks; ++c) {
@@ -211,50 +199,12 @@ class PairwiseList {
     return value;
   }
 
-  // Anchors [begin, end) against all that stands behind their levels.
-  double direct_chunk(int64_t begin, int64_t end, T* weights, double* columns) const {
-    Scratch scratch;
-    const FlushDenormals flush_denormals;
-    const int64_t count = sorted_.count;
-    WeightedPairs<T> pairs;
-    pairs.scale = static_cast<T>(1.0 / call_.temperature);
-    pairs.scores = sorted_.scores;
-    pairs.gains = sorted_.gains;
-    pairs.discounts = sorted_.discounts;
-    pairs.own_slopes = own_slopes_;
-    pairs.pulls = scratch.template allocate<T>(count);
-    std::fill(pairs.pulls, pairs.pulls + count, T(0));
-    double value = 0.0;
-    int64_t held = 0;  // anchors whose pulls are not flushed yet
-    const auto flush = [&] {
-      for (int64_t j = 0; j < count; ++j) columns[j] += static_cast<double>(pairs.pulls[j]);
-      std::fill(pairs.pulls, pairs.pulls + count, T(0));
-      held = 0;
-    };
-    for (int64_t i = begin; i < end;) {
-      const int64_t behind = sorted_.level_end[i];
-      const int64_t level_stop = std::min(end, behind);
-      if (behind == count) break;
-      pairs.weights = weights_of_level(i, behind, weights);
-      while (i < level_stop) {
-        const int64_t stop = std::min(level_stop, i + kFlush - held);
-        value += kernels<T>().lists.weighted_pairs(pairs, i, stop, behind, count);
-        held += stop - i;
-        i = stop;
-        if (held == kFlush) flush();
-      }
-    }
-    flush();
-    return value;
-  }
-
   const ListwiseStep<T>& call_;
   const RankedList<T>& list_;
   const Executor& executor_;
   Scratch scratch_;
   SortedList<T> sorted_;
   double* columns_ = nullptr;
-  double* own_slopes_ = nullptr;
 };
 
 }  // namespace

@@ -9,7 +9,7 @@
 // decays over a long gap leave the normal range, where arithmetic is slow: who calls flushes them.
 #pragma once
 
-#include "cpu/scan_fit.h"
+#include "core/scan_fit.h"
 #include "cpu/smooth_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {

@@ -10,66 +10,73 @@
 #pragma once
 
 #include "core/rules.h"
+#include "cuda/list_surrogates.h"
 #include "cuda/listwise_list.h"
 
 namespace xrisk::cuda {
 
 // RankNet and LambdaRank.
-template <int kThreads, class T>
+template <int kThreads, bool kLambda, class T>
 __device__ ListResult block_pairs(const BlockList<T>& list) {
   const ListOptions& options = list.call.options;
-  const bool lambda = options.loss == ListLoss::kLambdaRank;
   const int32_t n = list.count;
   const T *h = list.space.scores, *y = list.space.relevance;
-  double *gains = list.space.numbers[0], *discounts = list.space.numbers[1];
   double* gradient = list.space.numbers[2];
-  const Logistic<T> phi{static_cast<T>(1.0 / *list.call.temperature)};
+  T* gains = reinterpret_cast<T*>(list.space.numbers[3]);
+  T* discounts = reinterpret_cast<T*>(list.space.numbers[4]);
+  const ListLogistic<T> phi{static_cast<T>(1.0 / *list.call.temperature)};
   double factor = 1.0, inverse_ideal = 0.0;
-  if (lambda) {
+  if constexpr (kLambda) {
     constexpr double kInverseLn2 = 1.44269504088896340736;
-    inverse_ideal = list_gains<kThreads>(list, options.top_k, gains);
+    const double* exact = list.space.numbers[0];
+    inverse_ideal = list_gains<kThreads>(list, options.top_k, list.space.numbers[0]);
     factor = inverse_ideal * kInverseLn2;
     each_by_warp<kThreads>(n, [&](int32_t i) {
       const int32_t place = place_of(h, n, i);
       const bool inside = options.top_k == 0 || place < options.top_k;
+      if (lane_index() != 0) return;
+      gains[i] = static_cast<T>(exact[i]);
       // beyond top_k: in no pair
-      if (lane_index() == 0) {
-        discounts[i] = inside ? rank_discount(static_cast<double>(place + 1)) : -1.0;
-      }
+      discounts[i] = inside ? static_cast<T>(rank_discount(static_cast<double>(place + 1))) : T(-1);
     });
     __syncthreads();
   }
-  double value = 0.0, pairs = 0.0;
+  double value = 0.0, ends = 0.0;
   each_by_warp<kThreads>(n, [&](int32_t i) {
-    double slope_sum = 0.0, value_sum = 0.0, pair_count = 0.0;
-    const double mine = static_cast<double>(y[i]);
-    for (int32_t j = lane_index(); j < n; j += 32) {
-      const double other = static_cast<double>(y[j]);
-      if (mine == other) continue;
-      double weight;
-      if (lambda) {
-        if (discounts[i] < 0.0 || discounts[j] < 0.0) continue;
-        weight = fabs((gains[i] - gains[j]) * (discounts[i] - discounts[j]));
-      } else {
-        weight = pair_weight(options.pair_weight, fmax(mine, other), fmin(mine, other));
-      }
-      const bool anchor = mine > other;
-      T term, slope;
-      phi(anchor ? h[j] - h[i] : h[i] - h[j], term, slope);
-      const double pull = weight * static_cast<double>(slope);
-      slope_sum += anchor ? -pull : pull;
-      if (!anchor) continue;
-      value_sum += weight * static_cast<double>(term);
-      pair_count += 1.0;
+    const T score = h[i], mine = y[i];
+    const T gain = kLambda ? gains[i] : T(0), discount = kLambda ? discounts[i] : T(0);
+    double sums[2] = {};
+    int32_t partners = 0;
+    if (!kLambda || discount >= T(0)) {
+      warp_sums_by_tile<2, T>(n, sums, [&](int32_t j, T(&terms)[2]) {
+        const T other = y[j];
+        T weight;
+        if constexpr (kLambda) {
+          weight = absolute((gain - gains[j]) * (discount - discounts[j]));
+          if (discounts[j] < T(0)) weight = T(0);
+        } else {
+          const bool higher = mine > other;
+          weight = pair_weight(options.pair_weight, higher ? mine : other, higher ? other : mine);
+          if (mine == other) weight = T(0);
+          partners += mine != other;
+        }
+        const T direction = mine > other ? T(-1) : T(1);  // of the slope at this end
+        T term, slope;
+        phi(direction * (score - h[j]), term, slope);
+        terms[0] += direction * weight * slope;
+        terms[1] += weight == T(0) ? T(0) : weight * term;  // which may be infinite
+      });
     }
-    slope_sum = warp_sum(slope_sum);
-    if (lane_index() == 0) gradient[i] = slope_sum;
-    value += value_sum;
-    pairs += pair_count;
+    if (lane_index() == 0) {
+      gradient[i] = sums[0];
+      value += sums[1];
+    }
+    ends += static_cast<double>(partners);
   });
-  value = block_sum<kThreads>(value);
-  pairs = block_sum<kThreads>(pairs);  // a barrier, too
-  if (!lambda) factor = pairs > 0.0 ? 1.0 / pairs : 0.0;
+  // both ends of a pair have counted it
+  value = 0.5 * block_sum<kThreads>(value);
+  const double pairs = 0.5 * block_sum<kThreads>(ends);  // a barrier, too
+  if (!kLambda) factor = pairs > 0.0 ? 1.0 / pairs : 0.0;
   each_by_thread<kThreads>(n, [&](int32_t i) { gradient[i] *= factor; });
   write_gradient<kThreads>(list, gradient);
   return {factor * value, options.pool_pairs ? pairs : 1.0};
@@ -83,42 +90,71 @@ __device__ ListResult block_soft_ranks(const BlockList<T>& list) {
   const bool approx = options.loss == ListLoss::kApproxNDCG;
   const int32_t n = list.count;
   const T *h = list.space.scores, *y = list.space.relevance, *w = list.space.weights;
-  double *gains = list.space.numbers[0], *weights = list.space.numbers[1];
-  double *positive_weights = list.space.numbers[2], *own = list.space.numbers[3];
+  double *gains = list.space.numbers[0], *own = list.space.numbers[3];
   double* gradient = list.space.numbers[4];
-  const Sigmoid<T> phi{static_cast<T>(1.0 / *list.call.temperature)};
+  // Of the anchors, without gaps.
+  T* weights = reinterpret_cast<T*>(list.space.numbers[1]);
+  T* positive_weights = reinterpret_cast<T*>(list.space.numbers[2]);
+  T* scores = reinterpret_cast<T*>(list.space.numbers[5]);
+  int32_t* items = reinterpret_cast<int32_t*>(list.space.numbers[6]);
+  const ListSigmoid<T> phi{static_cast<T>(1.0 / *list.call.temperature)};
   const double inverse_ideal = approx ? list_gains<kThreads>(list, 0, gains) : 0.0;
   const double inverse_heat = 1.0 / *list.call.rank_temperature;
-  double value = 0.0;
-  each_by_warp<kThreads>(n, [&](int32_t i) {
-    if (!(y[i] > T(0))) return;  // the whole warp
-    double sums[4] = {};
-    for (int32_t j = lane_index(); j < n; j += 32) {
-      T term, slope;
-      phi(h[j] - h[i], term, slope);
-      sums[0] += static_cast<double>(w[j] * term);
-      sums[1] += static_cast<double>(w[j] * slope);
-      if (two_classes && y[j] > T(0)) {
-        sums[2] += static_cast<double>(w[j] * term);
-        sums[3] += static_cast<double>(w[j] * slope);
-      }
+  int32_t anchors = 0;
+  for (int32_t begin = 0; begin < n; begin += kThreads) {
+    const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
+    const bool anchor = i < n && y[i] > T(0);
+    int32_t before, total;
+    block_scan<kThreads>(anchor ? 1 : 0, 0, Sum(), before, total);
+    if (anchor) {
+      items[anchors + before] = i;
+      scores[anchors + before] = h[i];
     }
-    for (double& sum : sums) sum = warp_sum(sum);
+    anchors += total;
+  }
+  __syncthreads();
+  double value = 0.0;
+  each_by_warp<kThreads>(anchors, [&](int32_t a) {
+    const T score = scores[a];
+    double sums[4] = {};
+    if (two_classes) {
+      warp_sums_by_tile<4, T>(n, sums, [&](int32_t j, T(&terms)[4]) {
+        T term, slope;
+        phi(h[j] - score, term, slope);
+        const T of_positive = y[j] > T(0) ? w[j] : T(0);
+        terms[0] += w[j] * term;
+        terms[1] += w[j] * slope;
+        terms[2] += of_positive * term;
+        terms[3] += of_positive * slope;
+      });
+    } else {
+      double two[2] = {};
+      warp_sums_by_tile<2, T>(n, two, [&](int32_t j, T(&terms)[2]) {
+        T term, slope;
+        phi(h[j] - score, term, slope);
+        terms[0] += w[j] * term;
+        terms[1] += w[j] * slope;
+      });
+      sums[0] = two[0];
+      sums[1] = two[1];
+    }
     if (lane_index() != 0) return;
+    const int32_t i = items[a];
     const double rank = 0.5 + sums[0], share = static_cast<double>(w[i]) / list.relevant_weight;
     if (two_classes) {
       const AnchorTerms terms = average_precision_rule(rank, 0.5 + sums[2]);
       value += share * terms.value;
-      weights[i] = share * terms.negative_weight;
-      positive_weights[i] = share * terms.positive_weight;
-      own[i] = weights[i] * sums[1] + (positive_weights[i] - weights[i]) * sums[3];
+      const double all = share * terms.negative_weight, same = share * terms.positive_weight;
+      weights[a] = static_cast<T>(all);
+      positive_weights[a] = static_cast<T>(same);
+      own[i] = all * sums[1] + (same - all) * sums[3];
       return;
     }
     const RankTerms terms = approx ? approx_ndcg_rule(gains[i] * inverse_ideal, rank)
                                    : recall_terms(options, rank, static_cast<double>(w[i]),
                                                   list.relevant_weight, inverse_heat);
     value += terms.value;
-    weights[i] = terms.weight;
+    weights[a] = static_cast<T>(terms.weight);
     own[i] = terms.weight * sums[1];
   });
   value = block_sum<kThreads>(value) + (approx ? 0.0 : 1.0);
@@ -126,15 +162,16 @@ __device__ ListResult block_soft_ranks(const BlockList<T>& list) {
   __syncthreads();
   each_by_warp<kThreads>(n, [&](int32_t j) {
     const bool positive = y[j] > T(0);
-    const double* of_anchor = two_classes && positive ? positive_weights : weights;
-    const double pull = warp_sum_over(n, [&](int32_t i) {
-      if (!(y[i] > T(0))) return 0.0;
+    const T score = h[j];
+    const T* of_anchor = two_classes && positive ? positive_weights : weights;
+    double pull[1] = {};
+    warp_sums_by_tile<1, T>(anchors, pull, [&](int32_t a, T(&terms)[1]) {
       T ignored, slope;
-      phi(h[j] - h[i], ignored, slope);
-      return of_anchor[i] * static_cast<double>(slope);
+      phi(score - scores[a], ignored, slope);
+      terms[0] += of_anchor[a] * slope;
     });
     if (lane_index() == 0) {
-      gradient[j] = static_cast<double>(w[j]) * pull - (positive ? own[j] : 0.0);
+      gradient[j] = static_cast<double>(w[j]) * pull[0] - (positive ? own[j] : 0.0);
     }
   });
   __syncthreads();
@@ -169,16 +206,32 @@ __device__ ListResult block_list_net(const BlockList<T>& list) {
   return {log(total) + gap / y_total, 1.0};
 }
 
-// sum * exp(exponent), of which sums are formed without leaving the range.
+// 2^x of an integer x <= 0
+__device__ __forceinline__ double power_of_two(double x) {
+  if (x < -1022.0) return 0.0;
+  const int64_t bits = (static_cast<int64_t>(x) + 1023) << 52;
+  double power;
+  memcpy(&power, &bits, sizeof(power));
+  return power;
+}
+
+// sum * 2^exponent, of which sums are formed without leaving the range and without a logarithm or
+// exponential. The exponent is an integer.
 struct ScaledSum {
   double exponent, sum;
 };
+__device__ __forceinline__ ScaledSum scaled_exp(double x) {
+  constexpr double kLog2OfE = 1.44269504088896340736;
+  const double power = x * kLog2OfE, whole = floor(power);
+  return {whole, exp2(power - whole)};
+}
 struct AddScaled {
   __device__ ScaledSum operator()(const ScaledSum& a, const ScaledSum& b) const {
     if (a.sum == 0.0) return b;
     if (b.sum == 0.0) return a;
-    const double top = fmax(a.exponent, b.exponent);
-    return {top, a.sum * exp(a.exponent - top) + b.sum * exp(b.exponent - top)};
+    const double gap = b.exponent - a.exponent;
+    if (gap > 0.0) return {b.exponent, b.sum + a.sum * power_of_two(-gap)};
+    return {a.exponent, a.sum + b.sum * power_of_two(gap)};
   }
 };
 
@@ -196,19 +249,20 @@ __device__ ListResult block_list_mle(const BlockList<T>& list) {
     places[place] = static_cast<double>(i);
   });
   __syncthreads();
+  constexpr double kLogOf2 = 0.69314718055994530942;
   const ScaledSum none = {0.0, 0.0};
   double value = 0.0;
   ScaledSum carry = none;  // of all behind the tile
   for (int32_t begin = 0; begin < n; begin += kThreads) {
     const int32_t k = n - 1 - (begin + t);  // from the end
-    const ScaledSum mine = k >= 0 ? ScaledSum{ordered[k], 1.0} : none;
+    const ScaledSum mine = k >= 0 ? scaled_exp(ordered[k]) : none;
     ScaledSum before, total;
     block_scan<kThreads>(mine, none, AddScaled(), before, total);
     const ScaledSum tail = AddScaled()(carry, AddScaled()(before, mine));
     if (k >= 0) {
       exponents[k] = tail.exponent;
       sums[k] = tail.sum;
-      value += tail.exponent - ordered[k] + log(tail.sum);
+      value += (tail.exponent * kLogOf2 - ordered[k]) + log(tail.sum);
     }
     carry = AddScaled()(carry, total);
   }
@@ -222,7 +276,8 @@ __device__ ListResult block_list_mle(const BlockList<T>& list) {
     const ScaledSum head = AddScaled()(carry, AddScaled()(before, mine));
     if (k < n) {
       const auto i = static_cast<int32_t>(places[k]);
-      gradient[i] = exp(ordered[k] + head.exponent) * head.sum - 1.0;
+      const ScaledSum own = scaled_exp(ordered[k]);
+      gradient[i] = own.sum * head.sum * power_of_two(own.exponent + head.exponent) - 1.0;
     }
     carry = AddScaled()(carry, total);
   }

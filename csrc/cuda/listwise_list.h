@@ -13,7 +13,7 @@
 
 namespace xrisk::cuda {
 
-constexpr int kListNumbers = 6;  // doubles of an item
+constexpr int kListNumbers = 7;  // doubles of an item
 
 // The workspace of one block.
 template <class T>
@@ -40,19 +40,6 @@ struct BlockList {
   T* gradient = nullptr;  // [S], zero; null: not wanted
 };
 
-struct ListTotals {
-  int32_t count, relevant;
-  double weight;  // of the relevant
-  int32_t bad, padding;
-};
-static_assert(sizeof(ListTotals) == 24);
-
-struct AddListTotals {
-  __device__ ListTotals operator()(const ListTotals& a, const ListTotals& b) const {
-    return {a.count + b.count, a.relevant + b.relevant, a.weight + b.weight, a.bad + b.bad, 0};
-  }
-};
-
 template <int kThreads, class T>
 __device__ void gather_list(BlockList<T>& list, int64_t q) {
   const ListwiseStep<T>& call = list.call;
@@ -60,43 +47,45 @@ __device__ void gather_list(BlockList<T>& list, int64_t q) {
   const int64_t first = q * call.length;
   const bool pads = !is_retrieval(call.options.loss);
   if (call.gradient != nullptr) list.gradient = call.gradient + first;
-  ListTotals totals = {0, 0, 0.0, 0, 0};
-  double low = INFINITY, high = -INFINITY;
+  int32_t count = 0, relevant_items = 0;
+  bool any_bad = false;
+  double low = INFINITY, high = -INFINITY, relevant_weight = 0.0;
   for (int64_t begin = 0; begin < call.length; begin += kThreads) {
     const int64_t k = begin + t;
-    ListTotals mine = {0, 0, 0.0, 0, 0};
+    bool present = false;
     T score = T(0), relevance = T(0), weight = T(0);
     if (k < call.length) {
       score = call.scores[first + k];
       relevance = call.relevance[first + k];
       weight = call.weights == nullptr ? T(1) : call.weights[first + k];
-      const bool present = (call.mask == nullptr || call.mask[first + k]) && weight > T(0) &&
-                           (!pads || !(relevance < T(0)));
+      present = (call.mask == nullptr || call.mask[first + k]) && weight > T(0) &&
+                (!pads || !(relevance < T(0)));
       if (list.gradient != nullptr) list.gradient[k] = T(0);
       if (present) {
         const bool relevant = relevance > T(0);
+        relevant_items += relevant;
+        relevant_weight += relevant ? static_cast<double>(weight) : 0.0;
         // relevance that is not finite makes the list NaN
-        const bool bad = score - score != T(0) || (pads && relevance - relevance != T(0));
-        mine = {1, relevant, relevant ? static_cast<double>(weight) : 0.0, bad, 0};
+        any_bad |= score - score != T(0) || (pads && relevance - relevance != T(0));
         low = fmin(low, static_cast<double>(relevance));
         high = fmax(high, static_cast<double>(relevance));
       }
     }
-    ListTotals before, sum;
-    block_scan<kThreads>(mine, ListTotals{0, 0, 0.0, 0, 0}, AddListTotals(), before, sum);
-    if (mine.count) {
-      const int32_t at = totals.count + before.count;
+    int32_t before, sum;
+    block_scan<kThreads>(present ? 1 : 0, 0, Sum(), before, sum);
+    if (present) {
+      const int32_t at = count + before;
       list.space.scores[at] = score;
       list.space.relevance[at] = relevance;
       list.space.weights[at] = weight;
       list.space.places[at] = static_cast<int32_t>(k);
     }
-    totals = AddListTotals()(totals, sum);
+    count += sum;
   }
-  list.count = totals.count;
-  list.relevant = totals.relevant;
-  list.relevant_weight = totals.weight;
-  list.bad = totals.bad != 0;
+  list.count = count;
+  list.relevant = block_sum<kThreads>(relevant_items);
+  list.relevant_weight = block_sum<kThreads>(relevant_weight);
+  list.bad = __syncthreads_or(any_bad) != 0;
   list.top = block_max<kThreads>(high, -static_cast<double>(INFINITY));
   list.two_levels = -block_max<kThreads>(-low, -static_cast<double>(INFINITY)) < list.top;
   __syncthreads();
@@ -118,6 +107,24 @@ __device__ __forceinline__ double warp_sum_over(int32_t count, F&& f) {
   double sum = 0.0;
   for (int32_t j = lane_index(); j < count; j += 32) sum += f(j);
   return warp_sum(sum);
+}
+
+// Sums of f(j, terms) over j, which adds to its terms, in every lane: in T over the few items that
+// a lane has of a tile, in double beyond.
+template <int kTerms, class T, class F>
+__device__ __forceinline__ void warp_sums_by_tile(int32_t count, double (&sums)[kTerms], F&& f) {
+  constexpr int kTile = 8;
+  for (int32_t begin = lane_index(); begin < count; begin += 32 * kTile) {
+    T terms[kTerms] = {};
+#pragma unroll
+    for (int u = 0; u < kTile; ++u) {
+      if (begin + 32 * u < count) f(begin + 32 * u, terms);
+    }
+#pragma unroll
+    for (int k = 0; k < kTerms; ++k) sums[k] += static_cast<double>(terms[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < kTerms; ++k) sums[k] = warp_sum(sums[k]);
 }
 
 // Place of item i from 0, in every lane: how many stand above it in descending order, ties as they

@@ -31,11 +31,11 @@ struct NearLists {
   double* scale;           // 1 / temperature
   ListSpace<T> space;      // [Q, S]; its numbers are not used
   int32_t* item_live;      // [Q]
-  T* anchors;              // [Q, S], the relevant items; RankNet: all items
+  T* anchors;              // [Q, S], the relevant items; RankNet, LambdaRank: all items
   T* anchor_weights;       // [Q, S]
   int32_t* anchor_places;  // [Q, S], among the items
   int32_t* anchor_live;    // [Q]
-  int32_t* level_of;       // [Q, S], RankNet: of the items
+  int32_t* level_of;       // [Q, S], RankNet, LambdaRank: of the items
   T* pair_weights;         // [Q, kNearPairs, S], RankNet: of items below a level
   double *sums, *slopes, *own_sums, *own_slopes;  // [Q, S]
   double* weights;                                // [Q, S]; RankNet: [Q, kNearPairs, S]
@@ -43,6 +43,15 @@ struct NearLists {
   T *columns, *own_columns;                       // [Q, S]
   double* partial;                                // [Q, blocks], sums over anchors
   double* ideal;                                  // [Q, blocks], of the ideal DCG
+};
+
+// Lists that the kernel of short lists leaves out.
+struct NearlyLinear {
+  const SmoothBins* plans = nullptr;  // those with bins
+  const int32_t* live = nullptr;      // those with items
+  __device__ bool has(int64_t q) const {
+    return (plans != nullptr && plans[q].bins > 0) || (live != nullptr && live[q] > 0);
+  }
 };
 
 inline bool is_near_list_loss(ListLoss loss) {
@@ -62,7 +71,8 @@ __global__ void __launch_bounds__(kThreads)
   list.space.weights += first;
   list.space.places += first;
   gather_list<kThreads>(list, q);
-  const bool pairs = call.options.loss == ListLoss::kRankNet;
+  const bool lambda = call.options.loss == ListLoss::kLambdaRank;
+  const bool pairs = call.options.loss == ListLoss::kRankNet || lambda;
   const bool good = !list.bad && (pairs ? list.two_levels : list.relevant > 0);
   int32_t anchors = 0;
   for (int32_t begin = 0; good && begin < list.count; begin += kThreads) {
@@ -72,7 +82,8 @@ __global__ void __launch_bounds__(kThreads)
     block_scan<kThreads>(anchor ? 1 : 0, 0, Sum(), before, total);
     if (anchor) {
       const int64_t at = first + anchors + before;
-      near.anchors[at] = list.space.scores[j];
+      // LambdaRank: negated, as their ascending order is that of the ranks
+      near.anchors[at] = lambda ? -list.space.scores[j] : list.space.scores[j];
       near.anchor_weights[at] = list.space.weights[j];
       near.anchor_places[at] = j;
     }
@@ -88,8 +99,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// RankNet: levels of the items from their order by relevance, and how many pairs they make. A list
-// of more than kNearLevels is given up: no item and no anchor live. A block a list.
+// RankNet, LambdaRank: levels of the items from their order by relevance, and how many pairs they
+// make. A list of more than kNearLevels is given up: no item and no anchor live. A block a list.
 //   Bytes: a key and a payload an item in, a level out, scattered.
 template <int kThreads, class T>
 __global__ void __launch_bounds__(kThreads)
@@ -164,14 +175,15 @@ __global__ void near_level_rows_kernel(const SmoothBins* __restrict__ plans,
   near.slopes[at] = slope;
 }
 
-// ApproxNDCG: partial sums of the ideal DCG, from the order by relevance. A thread an item.
+// ApproxNDCG, LambdaRank: partial sums of the ideal DCG of the first top_k ranks (0: all), from the
+// order by relevance. A thread an item.
 template <int kThreads, class T>
 __global__ void __launch_bounds__(kThreads)
-    near_ideal_kernel(SortedTable<T, T> by_relevance, NearLists<T> near) {
+    near_ideal_kernel(SortedTable<T, T> by_relevance, int64_t top_k, NearLists<T> near) {
   const int64_t q = blockIdx.y, k = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t live = near.item_live[q];
   double ideal = 0.0;
-  if (k < live) {
+  if (k < live && (top_k == 0 || live - k <= top_k)) {
     const double y =
         static_cast<double>(score_of_key(by_relevance.keys[q * by_relevance.capacity + k]));
     const double shift = gain_shift(near.lists[q].top);

@@ -63,6 +63,7 @@ class NearListwise {
   size_t bytes() const { return bytes_; }
   // Lists whose plan has no bins are left out.
   const SmoothBins* plans() const { return smooth_->plans; }
+  NearlyLinear lists() const { return {plans(), nullptr}; }
 
   // Up to the plans.
   cudaError_t prepare(cudaStream_t stream) {
@@ -81,7 +82,7 @@ class NearListwise {
       XRISK_LAUNCH((near_level_weights_kernel<T>), grid(), kThreads, 0, stream, call_, near_);
     } else if (sorts()) {
       XRISK_LAUNCH((near_ideal_kernel<kThreads, T>), grid(), kThreads, 0, stream, order_.table,
-                   near_);
+                   int64_t{0}, near_);
     }
     return launch_smooth_plan<DefaultSmooth>(all_, all_.anchors, true, *smooth_, stream);
   }

@@ -1,6 +1,6 @@
-"""Writes csrc/cpu/scan_fit.h: polynomials in q = exp(-|z|) for the exponential scans.
+"""Writes csrc/core/scan_fit.h: polynomials in q = exp(-|z|) for the exponential scans.
 
-    python csrc/tools/fit_scan.py > csrc/cpu/scan_fit.h
+    python csrc/tools/fit_scan.py > csrc/core/scan_fit.h
 
 Each is the interpolant of a smooth function at the Chebyshev points of [0, 1], in powers of q. The
 change to powers multiplies rounding errors by 5.8^K, so it is done in 100 digits. Needs mpmath.
@@ -38,7 +38,7 @@ def largest_error(function, coefficients: list[mpf]) -> mpf:
 
 def main() -> None:
     print("// Written by csrc/tools/fit_scan.py. sum_k c_k q^k, k = 1 .. K, for q = exp(-|z|).")
-    print("#pragma once\n\nnamespace xrisk::cpu::XRISK_ISA {\n")
+    print("#pragma once\n\nnamespace xrisk {\n")
     print("template <int kTerms>\nstruct ScanFit;")
     for terms in (16, 24):
         print(f"\ntemplate <>\nstruct ScanFit<{terms}> {{")
@@ -51,7 +51,7 @@ def main() -> None:
                 print(f"      {mp.nstr(c, 18)},")
             print("  };")
         print("};")
-    print("\n}  // namespace xrisk::cpu::XRISK_ISA")
+    print("\n}  // namespace xrisk")
 
 
 if __name__ == "__main__":

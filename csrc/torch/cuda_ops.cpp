@@ -11,8 +11,10 @@
 #include "core/log_sums.h"
 #include "cuda/moving_average.h"
 #include "cuda/pairs.h"
+#include "cuda/scaled_gradient.h"
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
+#include "torch/attach_gradient.h"
 #include "torch/cuda_common.h"
 #include "torch/cuda_contrastive_ops.h"
 #include "torch/cuda_listwise_ops.h"
@@ -379,9 +381,31 @@ std::tuple<at::Tensor, at::Tensor> score_step_cuda_(
   return {mean, gradient};
 }
 
+// See attach_gradient.h.
+at::Tensor scaled_gradient_cuda(const at::Tensor& gradient, const at::Tensor& upstream,
+                                at::ScalarType type) {
+  if (gradient.scalar_type() != at::kFloat || upstream.scalar_type() != at::kFloat ||
+      (type != at::kBFloat16 && type != at::kHalf) || !gradient.is_contiguous() ||
+      upstream.device() != gradient.device()) {
+    return {};
+  }
+  int major = 0;
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, gradient.get_device()));
+  if (major < 8) return {};
+  const c10::cuda::CUDAGuard guard(gradient.device());
+  at::Tensor result = at::empty(gradient.sizes(), gradient.options().dtype(type));
+  C10_CUDA_CHECK(cuda::launch_scaled_gradient(
+      gradient.const_data_ptr<float>(), upstream.const_data_ptr<float>(), gradient.numel(),
+      type == at::kBFloat16, static_cast<uint16_t*>(result.mutable_data_ptr()),
+      stream_of(gradient)));
+  return result;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
+  scaled_on_cuda() = &scaled_gradient_cuda;
   m.impl("pairwise_sums_rows", &pairwise_sums_rows_cuda);
   m.impl("pairwise_sums_columns", &pairwise_sums_columns_cuda);
   m.impl("pairwise_log_sums_rows", &pairwise_log_sums_rows_cuda);

@@ -54,3 +54,30 @@ def test_a_step(kind: str, device: str, data: st.DataObject) -> None:
     # A gradient that cancels has the rounding of its parts, which are about 1.
     scale = max(0.3, float(expected.abs().max())) if expected.numel() else 0.0
     assert_near("gradient", gradient.cpu() + scale, expected + scale, value.dtype)
+
+
+@each_device
+@fuzz
+def test_long_lists_of_lambda_rank(device: str, data: st.DataObject) -> None:
+    """Beyond where its pairs are no longer visited one by one: levels, ties, spreads, top_k."""
+    size = data.draw(st.integers(250, 700), label="size")
+    generator = generator_of(data)
+    dtype = data.draw(st.sampled_from((torch.float32, torch.float64)), label="dtype")
+    spread = 10.0 ** data.draw(st.integers(-3, 4), label="spread")
+    ties = data.draw(st.booleans(), label="ties")
+    scores = torch.randn(size, generator=generator, dtype=torch.float64)
+    scores = spread * (scores.round() if ties else scores).to(dtype)
+    levels = data.draw(st.sampled_from((2, 3, 7, size)), label="levels")
+    uniform = torch.rand(size, generator=generator, dtype=torch.float64)
+    relevance = (levels * uniform).floor() * (4.0 / levels)
+    options = {"temperature": data.draw(st.sampled_from((0.1, 1.0, 7.0)), label="temperature")}
+    if data.draw(st.booleans(), label="truncated"):
+        options["top_k"] = data.draw(st.integers(1, size), label="top_k")
+    lists = Lists(scores, relevance)
+    there = Lists(scores.to(device), relevance.to(device))
+    with drawn_simd(data):
+        value, gradient = step(KINDS["lambda_rank"].make(**options).to(device), there)
+    expected_value, expected = expected_step("lambda_rank", lists, options)
+    assert_near("value", value.cpu(), expected_value)
+    scale = max(0.3, float(expected.abs().max()))
+    assert_near("gradient", gradient.cpu() + scale, expected + scale, value.dtype)

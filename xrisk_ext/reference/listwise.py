@@ -12,9 +12,13 @@ for direct optimization of IR measures (2010); Pobrotyn and Bialobrzeski, Neural
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from ._lists import each_list
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), on both sides exact: torch's own drops exp(-x) beyond x = 20."""
+    return torch.logaddexp(x, torch.zeros_like(x))
 
 
 def rank_net(

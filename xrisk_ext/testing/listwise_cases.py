@@ -24,6 +24,7 @@ LISTWISE = {
 }
 RELEVANT = 10  # items of a list, of relevance 1 to 4; the others have none
 SHAPES = [(32, 30), (256, 310)]
+LONG = [("lambda_rank", 1, 5000, 2500)]  # whose weights need not all pairs
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ListwiseCase(Case):
     loss: str
     lists: int
     length: int
+    relevant: int = RELEVANT
 
     @property
     def name(self) -> str:
@@ -61,6 +63,7 @@ class ListwiseCase(Case):
 
 
 LISTS = [ListwiseCase(loss, *shape) for loss in LISTWISE for shape in SHAPES]
+LISTS += [ListwiseCase(*long) for long in LONG]
 
 
 class ListwiseInputs(NamedTuple):
@@ -73,8 +76,8 @@ def listwise_inputs(case: ListwiseCase) -> ListwiseInputs:
     """Cosine-like scores for the losses of retrieval, normal ones for the others."""
     generator = torch.Generator().manual_seed(SEED)
     relevance = torch.zeros(case.lists, case.length)
-    graded = torch.randint(1, 5, (case.lists, RELEVANT), generator=generator)
-    relevance[:, :RELEVANT] = graded.float()
+    graded = torch.randint(1, 5, (case.lists, case.relevant), generator=generator)
+    relevance[:, : case.relevant] = graded.float()
     scores = torch.randn(case.lists, case.length, generator=generator) + 0.5 * relevance
     if case.loss in ("smooth_ap", "fast_ap", "recall_at_k"):
         scores, relevance = torch.tanh(scores), (relevance > 0).float()

@@ -1,7 +1,7 @@
 // Written by csrc/tools/fit_scan.py. sum_k c_k q^k, k = 1 .. K, for q = exp(-|z|).
 #pragma once
 
-namespace xrisk::cpu::XRISK_ISA {
+namespace xrisk {
 
 template <int kTerms>
 struct ScanFit;
@@ -84,4 +84,4 @@ struct ScanFit<24> {
   };
 };
 
-}  // namespace xrisk::cpu::XRISK_ISA
+}  // namespace xrisk
