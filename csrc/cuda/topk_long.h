@@ -323,8 +323,8 @@ __global__ void __launch_bounds__(Shape::kBlock)
   const auto visit = [&](const auto& take) { visit_stored<kBlock>(buffer, stored, take); };
   const auto thread = static_cast<int>(threadIdx.x);
   const Key usual = thread < stored ? buffer[thread] : Key(0);
-  const Key answer = select_in_block<kBlock>(
-      visit, usual, static_cast<unsigned>(rank - reach_high), low, bit_width(high - low));
+  const Key answer = select_in_block<kBlock>(visit, usual, static_cast<unsigned>(rank - reach_high),
+                                             low, bit_width(high - low));
   if (one) put_key(out, mine.row, answer);
 }
 

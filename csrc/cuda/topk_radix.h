@@ -1,6 +1,6 @@
-// Selection in long rows by a digit of kDigitBits a launch, over many blocks: among what topk_long.h
-// has copied where that is too much for one block, and in whole rows that a sample has misled,
-// whatever they hold.
+// Selection in long rows by a digit of kDigitBits a launch, over many blocks: among what
+// topk_long.h has copied where that is too much for one block, and in whole rows that a sample has
+// misled, whatever they hold.
 //
 // Each block counts the digits of the keys that share the prefix found so far; the last block of
 // the row picks the digit. Of a whole row the second launch also copies these keys, as long as they

@@ -1,10 +1,10 @@
 // Selection within a block: the (k+1)-th largest of keys that its threads hold or can read again.
 //
-// A digit a round, from the top, by a histogram in shared memory; a thread counts what has the digit
-// of its first key in a register, so that ties do not queue for one counter. As soon as the digits
-// found leave few keys, these compare themselves with each other. Short rows: a block per row holds
-// all keys in registers (a warp: two bits of the answer a step, three candidates, how many keys
-// reach each of them). Bytes: one read. Long rows: topk_long.h.
+// A digit a round, from the top, by a histogram in shared memory; a thread counts what has the
+// digit of its first key in a register, so that ties do not queue for one counter. As soon as the
+// digits found leave few keys, these compare themselves with each other. Short rows: a block per
+// row holds all keys in registers (a warp: two bits of the answer a step, three candidates, how
+// many keys reach each of them). Bytes: one read. Long rows: topk_long.h.
 //
 // Rows are long from the device's offsets alone: blocks of rows that another kernel serves leave at
 // once.
