@@ -78,4 +78,3 @@ def test_padding_and_no_gradient() -> None:
     assert not its_gradient[~present].any()
     with torch.no_grad():
         assert torch.equal(xr.LambdaRankLoss()(scores, relevance), value)
-

@@ -7,9 +7,9 @@
 // Mapping: the items in descending order of relevance, so that the pairs of a level of relevance
 // are its anchors times everything behind the level: each pair once, whatever the number of levels.
 // The weights are known beforehand, so one pass yields value and slopes to both ends; where the
-// pairwise engine has a faster algorithm than visiting every pair, RankNet's levels take it. Bytes:
-// linear in the list. Hazard: the pulls of an item add up in T, so they are flushed into doubles
-// every hundred anchors.
+// pairwise engine has a faster algorithm than visiting every pair, RankNet's levels take it, and
+// LambdaRank has one of its own (cpu/listwise_splits.cpp). Bytes: linear in the list. Hazard: the
+// pulls of an item add up in T, so they are flushed into doubles every hundred anchors.
 #include "cpu/listwise_splits.h"
 
 namespace xrisk::cpu {

@@ -21,7 +21,7 @@ namespace {
 
 // Nanoseconds on one core, fitted like the costs in cpu/pairwise.cpp.
 struct SplitCosts {
-  double fixed = 1000.0;  // of a split
+  double fixed = 2000.0;  // of a split
   double item, pair;      // of a split, direct
 };
 
@@ -30,8 +30,8 @@ SplitCosts split_costs() {
   constexpr bool kWide = sizeof(T) == sizeof(double);
   const double lanes = kernel_table().lanes / 16.0;
   SplitCosts costs;
-  costs.item = (kWide ? 60.0 : 50.0) / lanes;
-  costs.pair = (kWide ? 2.0 : 1.0) / lanes;
+  costs.item = (kWide ? 110.0 : 100.0) / lanes;
+  costs.pair = (kWide ? 4.0 : 1.3) / lanes;
   return costs;
 }
 

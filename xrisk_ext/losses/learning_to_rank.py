@@ -112,7 +112,8 @@ class LambdaRankLoss(RankedListLoss):
 
     over the pairs of which both are among the ``top_k`` highest scores, with
     :math:`G = (2^y - 1) / \mathrm{IDCG@k}`, :math:`D = \log_2(1 + r)` and r the rank by score (ties
-    in the order in which they stand). The weights are constants for differentiation.
+    in the order in which they stand). The weights are constants for differentiation. The pairs of
+    a long list are not visited one by one.
 
     Args:
         temperature: T. May be assigned at any time.
