@@ -3,8 +3,7 @@
 python -m benchmarks.gpu_crossovers             a line of JSON a size, a second each
 
 Milliseconds of a step (forward, backward, state) replayed from a CUDA graph, by the direct way and
-by the near-linear one. Ranked lists have no such option: they change over by length alone, so their
-times below and above it are extrapolated by the eye.
+by the near-linear one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from benchmarks.gpu_kernels import (
     Step,
     Work,
     average_precision,
-    listwise,
     log_sums,
     pairs,
     partial_auc,
@@ -66,17 +64,9 @@ def works() -> Iterator[tuple[str, dict[str, Build]]]:
             f"PartialAUCLoss kl {n}",
             {
                 a: lambda n=n, a=a: partial_auc("PartialAUCLoss", n, algorithm=a)  # type: ignore[misc]
-                for a in ("direct", "auto")
+                for a in ("direct", "sort")
             },
         )
-    for name in ("RankNetLoss", "ApproxNDCGLoss", "SmoothAPLoss", "LambdaRankLoss"):
-        for n in (2048, 4096, 8000, 9000, 16384):
-            yield (
-                f"{name} 2x{n}",
-                {
-                    "auto": lambda n=n, k=name: listwise(k, 2, n)  # type: ignore[misc]
-                },
-            )
 
 
 def main() -> int:

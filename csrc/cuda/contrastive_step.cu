@@ -1,8 +1,10 @@
 // Composes the contrastive step on one stream: embeddings, similarities and their sums, the
 // averages, the rule, the gradients.
+#include <algorithm>
+
 #include "cuda/contrastive_step_kernels.h"
+#include "cuda/half_step_similarities.h"
 #include "cuda/moving_average.h"
-#include "cuda/step_similarities.h"
 #include "cuda/workspace.h"
 
 namespace xrisk::cuda {
@@ -10,6 +12,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kOneBlock = 512;
+constexpr int kFewEntries = 512;
 
 unsigned blocks_for(int64_t count) {
   return static_cast<unsigned>((count + kThreads - 1) / kThreads);
@@ -56,7 +59,7 @@ size_t average_bytes(const ContrastiveStep<T, State>& call) {
   return moving_average_workspace_bytes(average_of(call, call.state, StepSpace<T>{}));
 }
 
-// `All`: PlainSimilarities or HalfStepSimilarities.
+// `All`: PlainSimilarities, HalfStepSimilarities or SmallStepSimilarities.
 template <class T, class State, class All>
 class Step {
  public:
@@ -80,35 +83,17 @@ class Step {
 
   cudaError_t run() {
     const StepSpace<T>& space = step_.space;
-    similarities_.embed(space.norms, space.positives, stream_);
-    XRISK_LAUNCH((prepare_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
+    similarities_.embed(space.norms, space.positives, PrepareAnchor<T, State>{step_}, stream_);
     cudaError_t error = similarities_.sums(space.inverses, space.sums, *products_, stream_);
     if (error != cudaSuccess) return error;
-    const bool shared = !call_.bimodal && !call_.per_view, few = step_.anchors <= call_.few_anchors;
-    const bool averages = call_.state != nullptr;
-    const auto phase = [&](Phase which) {
-      if (few) {
-        XRISK_LAUNCH((few_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_, which,
-                     shared);
-      } else {
-        XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_,
-                     step_, which, shared);
-      }
-    };
-    if (!few) {
-      XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                   step_);
+    if (call_.batch <= std::min<int64_t>(call_.few_entries, kFewEntries)) {
+      MovingAverage<State, double, double> all = average_of(call_, call_.state, space);
+      all.log_domain = true;
+      XRISK_LAUNCH((few_kernel<kFewEntries, T, State>), 1, kFewEntries, 0, stream_, step_, all);
+    } else {
+      error = many();
     }
-    phase(averages ? Phase::kBefore : Phase::kBoth);
-    if (averages) {
-      error = average();
-      if (error != cudaSuccess) return error;
-      phase(Phase::kAfter);
-    }
-    if (!few) {
-      XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
-    }
+    if (error != cudaSuccess) return error;
     if (call_.temperatures != nullptr && call_.write_state) error = step_temperatures();
     if (error != cudaSuccess || call_.gradient == nullptr) return error;
     const PairWeights<T> weights{space.inverses, space.sums.peaks, space.shifts, space.weights};
@@ -116,6 +101,25 @@ class Step {
   }
 
  private:
+  // Between the sums and the gradients, but for individual temperatures, if entries are many.
+  cudaError_t many() {
+    const bool shared = !call_.bimodal && !call_.per_view, averages = call_.state != nullptr;
+    const auto phase = [&](Phase which) {
+      XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_, step_,
+                   which, shared);
+    };
+    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
+                 step_);
+    phase(averages ? Phase::kBefore : Phase::kBoth);
+    if (averages) {
+      const cudaError_t error = average();
+      if (error != cudaSuccess) return error;
+      phase(Phase::kAfter);
+    }
+    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
+    return cudaGetLastError();
+  }
+
   // `stored` is not `observed`: entries of one id read each other's observations.
   cudaError_t update(State* state, const double* observed, const double* gamma, bool log_domain,
                      bool write, double* stored) {
@@ -196,6 +200,10 @@ size_t contrastive_step_workspace_bytes(const ContrastiveStep<T, State>& call) {
   if (call.batch < 2) return 0;
   Carver carver(nullptr);
   if constexpr (std::is_same_v<T, float>) {
+    if (SmallStepSimilarities::fits(call)) {
+      Step<T, State, SmallStepSimilarities>(call, nullptr, carver, nullptr);
+      return carver.used();
+    }
     if (call.half_view1 != nullptr) {
       Step<T, State, HalfStepSimilarities>(call, nullptr, carver, nullptr);
       return carver.used();
@@ -216,6 +224,9 @@ template <class State>
 cudaError_t launch_contrastive_step(const ContrastiveStep<float, State>& call,
                                     const HalfProducts& products, void* workspace,
                                     size_t workspace_bytes, cudaStream_t stream) {
+  if (SmallStepSimilarities::fits(call)) {
+    return launch_step<SmallStepSimilarities>(call, products, workspace, workspace_bytes, stream);
+  }
   return launch_step<HalfStepSimilarities>(call, products, workspace, workspace_bytes, stream);
 }
 

@@ -32,9 +32,9 @@ struct ContrastiveViews {
 
   int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time
   int64_t half_block = HalfSimilarities().block;
-  int64_t half_group = HalfSimilarities().group;
-  T* embeddings = nullptr;  // [2, B, D], scratch; not of halves
-  T* gradient = nullptr;    // [2, B, D], or null: not wanted
+  int64_t small_anchors = 2048;  // up to that many: cuda/small_similarity_kernels.h, of narrow rows
+  T* embeddings = nullptr;       // [2, B, D], scratch; not of halves
+  T* gradient = nullptr;         // [2, B, D], or null: not wanted
 };
 
 // An id outside [0, rows) is never read or written: its entry counts as untouched.
@@ -60,7 +60,7 @@ struct ContrastiveStep : ContrastiveViews<T> {
   double second_beta = 0.0;  // > 0: Adam
   double slope_limit = INFINITY;
 
-  int64_t few_anchors = 1024;  // up to that many, one thread block does what all need
+  int64_t few_entries = 512;  // up to that many, one thread block does what all need
   T* value = nullptr;
   T* temperature_slope = nullptr;
 };

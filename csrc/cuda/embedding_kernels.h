@@ -57,6 +57,7 @@ __global__ void normalize_kernel(const T* x, int64_t rows, int64_t width, bool n
 // Embeddings [2B, D] as they lie in memory.
 template <class T>
 struct PlainEmbeddings {
+  using Piece = double;  // sums of kWide products
   static constexpr int kWide = 1;
   const T* rows;
   int64_t width;
@@ -67,9 +68,10 @@ struct PlainEmbeddings {
   __device__ __forceinline__ T gradient_factor(int64_t) const { return T(1); }
 };
 
-// A warp a pair of rows, one of each view.
-template <class T>
-__global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width, double* out) {
+// A warp a pair of rows, one of each view; prepare(anchor) for both.
+template <class T, class Prepare>
+__global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width, double* out,
+                            Prepare prepare) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (i >= rows) return;
   double total = 0.0;
@@ -78,6 +80,7 @@ __global__ void dots_kernel(const T* a, const T* b, int64_t rows, int64_t width,
   }
   total = warp_sum(total);
   if (lane_index() == 0) out[i] = total;
+  if (lane_index() < 2) prepare(i + lane_index() * rows);
 }
 
 // kWide numbers, aligned if they are eight.
@@ -105,38 +108,69 @@ __device__ __forceinline__ void store_piece(const T (&values)[kWide], T* to) {
 }
 
 // A warp a row: the pull of the partner is added, then the gradient passes the normalisation.
-template <class Embeddings, class T>
+// kHeld: pieces of a row that a lane has at most, which stay in registers; 0: any number.
+template <int kHeld, class Embeddings, class T>
 __global__ void finish_kernel(Embeddings e, const T* pulls, const double* norms, int64_t batch,
                               bool normalize, T* gradient) {
-  constexpr int kWide = Embeddings::kWide;
+  constexpr int kWide = Embeddings::kWide, kStep = 32 * kWide;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (i >= 2 * batch) return;
   const int64_t partner = i < batch ? i + batch : i - batch, first = kWide * lane_index();
   const T factor = e.gradient_factor(i), pull = pulls[i];
   T* const row = gradient + i * e.width;
   double along = 0.0;
-  for (int64_t k = first; k < e.width; k += 32 * kWide) {
-    T g[kWide], mine[kWide], other[kWide];
+  const auto pulled = [&](int64_t k, T(&g)[kWide]) {
+    T mine[kWide], other[kWide];
     load_piece<kWide>(row + k, g);
     e.load(i, k, mine);
     e.load(partner, k, other);
+    using Piece = typename Embeddings::Piece;
+    Piece part = 0;
 #pragma unroll
     for (int c = 0; c < kWide; ++c) {
       g[c] = g[c] * factor + pull * other[c];
-      along += static_cast<double>(g[c]) * static_cast<double>(mine[c]);
+      part += static_cast<Piece>(g[c]) * static_cast<Piece>(mine[c]);
     }
-    store_piece<kWide>(g, row + k);
-  }
-  if (!normalize) return;
-  along = warp_sum(along);
-  const T inverse = norms[i] == 0.0 ? T(0) : static_cast<T>(1.0 / norms[i]);
-  for (int64_t k = first; k < e.width; k += 32 * kWide) {
-    T g[kWide], mine[kWide];
-    load_piece<kWide>(row + k, g);
+    along += static_cast<double>(part);
+  };
+  const auto projected = [&](int64_t k, T inverse, T(&g)[kWide]) {
+    T mine[kWide];
     e.load(i, k, mine);
 #pragma unroll
     for (int c = 0; c < kWide; ++c) g[c] = (g[c] - static_cast<T>(along) * mine[c]) * inverse;
     store_piece<kWide>(g, row + k);
+  };
+  const T inverse = norms[i] == 0.0 ? T(0) : static_cast<T>(1.0 / norms[i]);
+  if constexpr (kHeld > 0) {
+    T g[kHeld][kWide];
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      if (first + h * kStep < e.width) pulled(first + h * kStep, g[h]);
+    }
+    along = warp_sum(along);
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      const int64_t k = first + h * kStep;
+      if (k >= e.width) continue;
+      if (normalize) {
+        projected(k, inverse, g[h]);
+      } else {
+        store_piece<kWide>(g[h], row + k);
+      }
+    }
+  } else {
+    for (int64_t k = first; k < e.width; k += kStep) {
+      T g[kWide];
+      pulled(k, g);
+      store_piece<kWide>(g, row + k);
+    }
+    if (!normalize) return;
+    along = warp_sum(along);
+    for (int64_t k = first; k < e.width; k += kStep) {
+      T g[kWide];
+      load_piece<kWide>(row + k, g);
+      projected(k, inverse, g);
+    }
   }
 }
 

@@ -45,13 +45,15 @@ __device__ __forceinline__ void store_halves(const float (&values)[kWide], uint1
 constexpr double kLargestScale = 1.0 / 64;
 
 // A warp an entry, rows i of both views: their norms; the rows, times powers of two if they are to
-// be normalised; the scales that make these the embeddings, whose dot is written too.
-template <class Half, int kWide>
+// be normalised; the scales that make these the embeddings, whose dot is written too;
+// prepare(anchor) for both.
+template <class Half, int kWide, class Prepare>
 __global__ void pack_kernel(const uint16_t* view1, const uint16_t* view2, int64_t batch,
                             int64_t width, bool normalize, uint16_t* e, float* scales,
-                            double* norms, double* dots) {
+                            double* norms, double* dots, Prepare prepare) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (i >= batch) return;
+  if (lane_index() < 2) prepare(i + lane_index() * batch);
   const uint16_t* const rows[2] = {view1 + i * width, view2 + i * width};
   const int64_t first = kWide * lane_index();
   double squares[2] = {}, dot = 0.0;  // in range, whatever the numbers
@@ -97,6 +99,7 @@ __global__ void pack_kernel(const uint16_t* view1, const uint16_t* view2, int64_
 // Embeddings [2B, D] as pack_kernel leaves them; their gradient still lacks `gradient_factor`.
 template <class Half, int kPiece>
 struct HalfEmbeddings {
+  using Piece = float;
   static constexpr int kWide = kPiece;
   const uint16_t* rows;
   int64_t width;

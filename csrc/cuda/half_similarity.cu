@@ -1,4 +1,4 @@
-// The groups and their blocks in their order, and the launchers of their kernels.
+// The blocks in their order, and the launchers of their kernels.
 #include "cuda/half_similarity_kernels.h"
 #include "cuda/similarity_blocks.h"
 #include "cuda/workspace.h"
@@ -14,9 +14,10 @@ int64_t rounded(int64_t count, int64_t size) { return pieces(count, size) * size
 
 struct Space {
   float* products;  // first, so that the gradients find it where the sums had it
+  int64_t products_stride, slot;
   uint16_t* weights;
+  int64_t weights_stride;
   TileSums rows, columns;
-  int64_t products_stride, weights_stride;
 };
 
 TileSums carve_tiles(Carver& carver, int64_t anchors, int64_t tiles) {
@@ -24,48 +25,49 @@ TileSums carve_tiles(Carver& carver, int64_t anchors, int64_t tiles) {
   for (float** each : {&sums.peaks, &sums.masses, &sums.moments}) {
     *each = carver.take<float>(anchors * tiles);
   }
-  sums.tiles = tiles;
   return sums;
+}
+
+int64_t block_count(const HalfSimilarities& problem) {
+  const int64_t down = pieces(problem.rows, problem.block);
+  return problem.symmetric ? down * (down + 1) / 2 : down * pieces(problem.columns, problem.block);
+}
+
+bool keeps(const HalfSimilarities& problem) {
+  return problem.keep && block_count(problem) <= problem.most_kept;
 }
 
 Space carve(const HalfSimilarities& problem, Carver& carver) {
   Space space{};
-  const int64_t block_columns = std::min(problem.block, problem.columns);
-  const int64_t group_rows = std::min(problem.group, problem.rows);
-  const int64_t group_columns = std::min(problem.group, problem.columns);
-  space.products_stride = rounded(block_columns, 4);
-  space.weights_stride = rounded(group_columns, 8);
-  space.products =
-      carver.take<float>(std::min(problem.block, problem.rows) * space.products_stride);
-  space.weights = carver.take<uint16_t>(group_rows * space.weights_stride);
-  space.rows = carve_tiles(carver, group_rows, pieces(group_columns, kPairColumns));
-  space.columns = carve_tiles(carver, group_columns, pieces(group_rows, kPairRows));
+  const int64_t rows = std::min(problem.block, problem.rows);
+  const int64_t columns = std::min(problem.block, problem.columns);
+  space.products_stride = rounded(columns, 4);
+  space.slot = rows * space.products_stride;
+  space.products = carver.take<float>((keeps(problem) ? block_count(problem) : 1) * space.slot);
+  space.weights_stride = rounded(columns, 8);
+  space.weights = carver.take<uint16_t>(rows * space.weights_stride);
+  space.rows = carve_tiles(carver, rows, pieces(columns, kPairColumns));
+  space.columns = carve_tiles(carver, columns, pieces(rows, kPairRows));
   return space;
 }
 
-// f(block, row and column in its group), the blocks of a group.
+// f(block, where its products are), until one returns an error.
 template <class F>
-cudaError_t for_each_inside(const HalfSimilarities& problem, const SimilarityBlock& group, F&& f) {
-  return for_each_block(group.rows, group.columns, problem.block, problem.block, false,
-                        [&](SimilarityBlock block) {
-                          const int64_t row = block.row, column = block.column;
-                          block.row += group.row;
-                          block.column += group.column;
-                          return f(block, row, column);
+cudaError_t for_each_product(const HalfSimilarities& problem, const Space& space, F&& f) {
+  float* products = space.products;
+  return for_each_block(problem.rows, problem.columns, problem.block, problem.block,
+                        problem.symmetric, [&](const SimilarityBlock& block) {
+                          float* const at = products;
+                          if (keeps(problem)) products += space.slot;
+                          return f(block, at);
                         });
 }
 
-template <class F>
-cudaError_t for_each_group(const HalfSimilarities& problem, F&& f) {
-  return for_each_block(problem.rows, problem.columns, problem.group, problem.group,
-                        problem.symmetric, f);
-}
-
 ProductBlock product_block(const HalfSimilarities& problem, const SimilarityBlock& block,
-                           const Space& space) {
+                           const float* products, int64_t stride) {
   ProductBlock b{};
-  b.products = space.products;
-  b.stride = space.products_stride;
+  b.products = products;
+  b.stride = stride;
   b.row = block.row;
   b.rows = block.rows;
   b.column = block.column;
@@ -82,8 +84,8 @@ dim3 tiles_of(const SimilarityBlock& block) {
               static_cast<unsigned>(pieces(block.rows, kPairRows)));
 }
 
-// The products of a group's weights with the rows of either side.
-void add_gradients(const HalfSimilarities& problem, const SimilarityBlock& group,
+// The products of a block's weights with the rows of either side.
+void add_gradients(const HalfSimilarities& problem, const SimilarityBlock& block,
                    const Space& space, float* dx, float* dy, const HalfProducts& products) {
   const int64_t width = problem.width;
   MatrixProduct<float, uint16_t> product;
@@ -93,21 +95,21 @@ void add_gradients(const HalfSimilarities& problem, const SimilarityBlock& group
   product.b_stride = width;
   product.c_stride = width;
   if (dx != nullptr) {
-    product.m = group.rows;
-    product.k = group.columns;
-    product.b = problem.y + group.column * width;
-    product.c = dx + group.row * width;
-    product.add = group.column > 0;
+    product.m = block.rows;
+    product.k = block.columns;
+    product.b = problem.y + block.column * width;
+    product.c = dx + block.row * width;
+    product.add = block.column > 0;
     products.multiply(product);
   }
   float* const others = problem.symmetric ? dx : dy;
-  if (others != nullptr && !group.diagonal) {
-    product.m = group.columns;
-    product.k = group.rows;
+  if (others != nullptr && !block.diagonal) {
+    product.m = block.columns;
+    product.k = block.rows;
     product.a_transposed = true;
-    product.b = problem.x + group.row * width;
-    product.c = others + group.column * width;
-    product.add = group.row > 0;
+    product.b = problem.x + block.row * width;
+    product.c = others + block.column * width;
+    product.add = block.row > 0;
     products.multiply(product);
   }
 }
@@ -118,10 +120,6 @@ size_t half_similarity_workspace_bytes(const HalfSimilarities& problem) {
   Carver carver(nullptr);
   carve(problem, carver);
   return carver.used();
-}
-
-bool one_block(const HalfSimilarities& problem) {
-  return problem.rows <= problem.block && problem.columns <= problem.block;
 }
 
 cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_inverses,
@@ -137,33 +135,31 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
   const Space space = carve(problem, carver);
   const ExpSums<float> others = problem.symmetric ? rows : columns;
   const float* other_inverses = problem.symmetric ? row_inverses : column_inverses;
-  return for_each_group(problem, [&](const SimilarityBlock& group) {
-    const bool both = others.peaks != nullptr && !group.diagonal;
+  return for_each_product(problem, space, [&](const SimilarityBlock& block, float* to) {
+    const bool both = others.peaks != nullptr && !block.diagonal;
     TileSums across = space.rows, down = both ? space.columns : TileSums{};
-    across.tiles = pieces(group.columns, kPairColumns);
-    down.tiles = pieces(group.rows, kPairRows);
-    const cudaError_t failed = for_each_inside(
-        problem, group, [&](const SimilarityBlock& block, int64_t row, int64_t column) {
-          multiply_block(problem, block, space.products, space.products_stride, products);
-          XRISK_LAUNCH(tile_sums_kernel, tiles_of(block), kPairThreads, 0, stream,
-                       product_block(problem, block, space), row, column, row_inverses, across,
-                       other_inverses, down);
-          return cudaGetLastError();
-        });
-    if (failed != cudaSuccess) return failed;
-    const int64_t column_count = both ? group.columns : 0;
-    const int64_t threads = 32 * (group.rows + column_count);
-    XRISK_LAUNCH(merge_tiles_kernel, static_cast<unsigned>(pieces(threads, kThreads)), kThreads, 0,
-                 stream, across, group.row, group.rows, row_inverses, rows, group.column == 0, down,
-                 group.column, column_count, other_inverses, others, group.row == 0);
+    across.anchors = block.rows;
+    down.anchors = block.columns;
+    multiply_block(problem, block, to, space.products_stride, products);
+    XRISK_LAUNCH(tile_sums_kernel, tiles_of(block), kPairThreads, 0, stream,
+                 product_block(problem, block, to, space.products_stride), row_inverses, across,
+                 other_inverses, down);
+    const MergedSide of_rows{across, tiles_of(block).x, block.row, block.rows, row_inverses,
+                             rows,   block.column == 0};
+    const MergedSide of_columns{
+        down,   tiles_of(block).y, block.column, both ? block.columns : 0, other_inverses,
+        others, block.row == 0};
+    XRISK_LAUNCH(merge_tiles_kernel,
+                 static_cast<unsigned>(pieces(of_rows.count, 32) + pieces(of_columns.count, 32)),
+                 32 * kMergeGroups, 0, stream, of_rows, of_columns);
     return cudaGetLastError();
   });
 }
 
 cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWeights<float>& rows,
-                                  const PairWeights<float>& columns, bool kept, float* dx,
-                                  float* dy, float* fit, const HalfProducts& products,
-                                  void* workspace, cudaStream_t stream) {
+                                  const PairWeights<float>& columns, float* dx, float* dy,
+                                  float* fit, const HalfProducts& products, void* workspace,
+                                  cudaStream_t stream) {
   if (problem.rows == 0 || problem.columns == 0) {
     const auto zero = [&](float* gradient, int64_t count) {
       if (gradient == nullptr || count * problem.width == 0) return cudaSuccess;
@@ -180,24 +176,19 @@ cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWei
     XRISK_LAUNCH((fit_kernel<kOneBlock>), 1, kOneBlock, 0, stream, rows, problem.rows, others,
                  problem.columns, problem.largest_scale * problem.largest_scale, fit);
   }
-  return for_each_group(problem, [&](const SimilarityBlock& group) {
-    const cudaError_t failed = for_each_inside(
-        problem, group, [&](const SimilarityBlock& block, int64_t row, int64_t column) {
-          if (!kept)
-            multiply_block(problem, block, space.products, space.products_stride, products);
-          uint16_t* const out = space.weights + row * space.weights_stride + column;
-          const ProductBlock b = product_block(problem, block, space);
-          if (problem.bfloat16) {
-            XRISK_LAUNCH((half_weights_kernel<Bfloat16>), tiles_of(block), kPairThreads, 0, stream,
-                         b, rows, others, nullptr, out, space.weights_stride);
-          } else {
-            XRISK_LAUNCH((half_weights_kernel<Float16>), tiles_of(block), kPairThreads, 0, stream,
-                         b, rows, others, fit, out, space.weights_stride);
-          }
-          return cudaGetLastError();
-        });
-    if (failed != cudaSuccess) return failed;
-    add_gradients(problem, group, space, dx, dy, products);
+  return for_each_product(problem, space, [&](const SimilarityBlock& block, float* at) {
+    if (!keeps(problem)) {
+      multiply_block(problem, block, at, space.products_stride, products);
+    }
+    const ProductBlock b = product_block(problem, block, at, space.products_stride);
+    if (problem.bfloat16) {
+      XRISK_LAUNCH((half_weights_kernel<Bfloat16>), tiles_of(block), kPairThreads, 0, stream, b,
+                   rows, others, nullptr, space.weights, space.weights_stride);
+    } else {
+      XRISK_LAUNCH((half_weights_kernel<Float16>), tiles_of(block), kPairThreads, 0, stream, b,
+                   rows, others, fit, space.weights, space.weights_stride);
+    }
+    add_gradients(problem, block, space, dx, dy, products);
     return cudaGetLastError();
   });
 }

@@ -29,23 +29,23 @@ struct HalfSimilarities {
   int64_t rows = 0;
   int64_t columns = 0;
   int64_t width = 0;
-  bool symmetric = false;            // y is x: groups of blocks on and above the diagonal
+  bool symmetric = false;            // y is x: blocks on and above the diagonal
   const int64_t* exclude = nullptr;  // [N, E] columns that row i leaves out, -1 for none
   int64_t exclusions = 0;
 
-  // Similarities of one block at a time, as many as stay in L2 between a product and what reads it,
-  // and as one product of 128 x 256 tiles keeps 132 processors busy with; weights of a group of
-  // blocks, since the products with them have fewer tiles. Both multiples of kStep.
-  int64_t block = 2048;  // 16 MB of floats
-  int64_t group = 4096;  // 32 MB of weights
-  static constexpr int64_t kStep = 128;
+  // Similarities of one block at a time: 64 MiB of floats and 32 MiB of weights, whose products
+  // with the rows have tiles enough for 132 processors. Of 1024, 2048 and 4096 the fastest in every
+  // race of 4096 and more rows on an H200 (benchmarks/results), by 10 to 30%; larger ones gain
+  // nothing.
+  int64_t block = 4096;
+  // Whether launch_half_gradients finds in its workspace what launch_half_sums left there: up to
+  // `most_kept` blocks stay, and more are multiplied again.
+  bool keep = false;
+  int64_t most_kept = 3;  // 192 MiB: one modality of 2 x 4096 rows
 };
 
 // For either launcher, which both get the same memory if similarities are to be kept.
 size_t half_similarity_workspace_bytes(const HalfSimilarities& problem);
-
-// Whether there is but one block, so that launch_half_gradients finds what launch_half_sums left.
-bool one_block(const HalfSimilarities& problem);
 
 // As launch_similarity_sums.
 cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_inverses,
@@ -56,9 +56,9 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
 // As launch_similarity_gradients, but that dx_i and dy_j are c_i and d_j times too large and, of
 // float16, both `fit`[0] times: the caller divides, or launch_rescale. `fit`: that and its inverse.
 cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWeights<float>& rows,
-                                  const PairWeights<float>& columns, bool kept, float* dx,
-                                  float* dy, float* fit, const HalfProducts& products,
-                                  void* workspace, cudaStream_t stream);
+                                  const PairWeights<float>& columns, float* dx, float* dy,
+                                  float* fit, const HalfProducts& products, void* workspace,
+                                  cudaStream_t stream);
 
 // gradient [count, width] *= fit[1]: of float16 rows without scales.
 cudaError_t launch_rescale(const float* fit, int64_t count, int64_t width, float* gradient,

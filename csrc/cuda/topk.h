@@ -22,12 +22,19 @@ struct TopK {
   double epsilon = 0.5, tau1 = 0.01, tau2 = 1e-4;
 };
 
+// What comes out, twice: in double, as the gradient wants it, and in the scores' own type.
+template <class T>
+struct Thresholds {
+  double* roots = nullptr;  // [rows]
+  T* values = nullptr;      // [rows]
+};
+
 template <class T>
 size_t topk_workspace_bytes(const TopK<T>& call);
 
-// roots [rows]
 template <class T>
-cudaError_t launch_topk(const TopK<T>& call, double* roots, void* workspace, cudaStream_t stream);
+cudaError_t launch_topk(const TopK<T>& call, const Thresholds<T>& out, void* workspace,
+                        cudaStream_t stream);
 
 template <class T>
 size_t topk_gradient_workspace_bytes(const TopK<T>& call);

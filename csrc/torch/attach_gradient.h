@@ -12,6 +12,8 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/diff.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/repeat_interleave.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -57,6 +59,15 @@ struct ValueLayout {
   }
 };
 
+// gradient * upstream, a number, in another type by one kernel; undefined if there is none for it.
+// Set where ops on CUDA are built.
+using ScaledGradient = at::Tensor (*)(const at::Tensor& gradient, const at::Tensor& upstream,
+                                      at::ScalarType type);
+inline ScaledGradient& scaled_on_cuda() {
+  static ScaledGradient kernel = nullptr;
+  return kernel;
+}
+
 struct AttachGradientBackward final : torch::autograd::Node {
   struct Input {
     torch::autograd::SavedVariable gradient;
@@ -96,8 +107,16 @@ struct AttachGradientBackward final : torch::autograd::Node {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (size_t k = 0; k < inputs.size(); ++k) {
       if (!saved[k].defined()) continue;
-      if (last && plain_number(upstream[0]) && saved[k].use_count() == 1 &&
-          saved[k].storage().use_count() == 1) {
+      const bool on_cuda = saved[k].is_cuda() && plain_number(upstream[0]);
+      if (on_cuda && follow_each_other(saved, k)) {
+        const at::Tensor both = scaled(pair_of(saved[k]), upstream[0], inputs[k].type);
+        saved[k] = both.select(0, 0);
+        saved[k + 1] = both.select(0, 1);
+        ++k;
+      } else if (on_cuda && saved[k].scalar_type() != inputs[k].type) {
+        saved[k] = scaled(saved[k], upstream[0], inputs[k].type);
+      } else if (last && plain_number(upstream[0]) && saved[k].use_count() == 1 &&
+                 saved[k].storage().use_count() == 1) {
         multiply(saved[k], upstream[0]);
         if (saved[k].scalar_type() != inputs[k].type) saved[k] = saved[k].to(inputs[k].type);
       } else {
@@ -108,6 +127,34 @@ struct AttachGradientBackward final : torch::autograd::Node {
   }
 
  private:
+  // Neighbours k and k + 1 in one tensor, which the views'
+  // gradients are.
+  bool follow_each_other(const torch::autograd::variable_list& saved, size_t k) const {
+    if (k + 1 >= inputs.size()) return false;
+    const at::Tensor &a = saved[k], &b = saved[k + 1];
+    return b.defined() && a.is_contiguous() && b.is_contiguous() && a.sizes() == b.sizes() &&
+           a.scalar_type() == b.scalar_type() && a.is_alias_of(b) &&
+           b.storage_offset() == a.storage_offset() + a.numel() &&
+           inputs[k].type == inputs[k + 1].type;
+  }
+  static at::Tensor pair_of(const at::Tensor& first) {
+    std::vector<int64_t> sizes = first.sizes().vec(), strides = first.strides().vec();
+    sizes.insert(sizes.begin(), 2);
+    strides.insert(strides.begin(), first.numel());
+    return first.as_strided(sizes, strides);
+  }
+  // Product and cast at once, on CUDA.
+  static at::Tensor scaled(const at::Tensor& gradient, const at::Tensor& upstream,
+                           at::ScalarType type) {
+    if (scaled_on_cuda() != nullptr) {
+      at::Tensor found = scaled_on_cuda()(gradient, upstream, type);
+      if (found.defined()) return found;
+    }
+    at::Tensor result = at::empty(gradient.sizes(), gradient.options().dtype(type));
+    at::mul_out(result, gradient, upstream);
+    return result;
+  }
+
   // Not one that stands for many (vmap), nor of a tensor subclass.
   static bool plain_number(const at::Tensor& t) {
     return t.dim() == 0 && t.has_storage() && !t.key_set().has(c10::DispatchKey::Python);

@@ -45,7 +45,6 @@ template <class Problem>  // cuda::HalfSimilarities or cuda::StreamedSimilaritie
 Problem half_similarities_of(const ContrastiveInputs& inputs, const SimilarityWay& way) {
   Problem problem;
   problem.block = way.block;
-  problem.group = way.group;
   problem.x = halves_of(inputs.queries);
   problem.y = halves_of(inputs.keys);
   problem.bfloat16 = inputs.bfloat16;
@@ -131,7 +130,7 @@ void launch_row_gradients(const cuda::Similarities<T>& problem, const Contrastiv
       space = workspace_like(inputs.queries, cuda::half_similarity_workspace_bytes(halves));
       const at::Tensor fit = at::empty({2}, inputs.queries.options().dtype(at::kFloat));
       C10_CUDA_CHECK(cuda::launch_half_gradients(
-          halves, rows, cuda::PairWeights<float>{}, false, dx, dy, fit.mutable_data_ptr<float>(),
+          halves, rows, cuda::PairWeights<float>{}, dx, dy, fit.mutable_data_ptr<float>(),
           CudaProducts<float, uint16_t>(inputs.queries, inputs.queries.scalar_type()),
           space.mutable_data_ptr(), stream));
       if (halves.bfloat16) return;
@@ -155,7 +154,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> contrastive_log_sums_
   constexpr const char* kOp = "contrastive_log_sums";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
-  const SimilarityWay way = similarity_way(queries, keys);
+  const SimilarityWay way = similarity_way(queries, keys, kStreamedLogSums);
   const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
                                                      way.kind != SimilarityWay::kFloats);
   debug_check_temperatures(kOp, inputs.temperatures);
@@ -191,7 +190,7 @@ std::tuple<at::Tensor, at::Tensor> contrastive_log_sums_gradients_cuda(
   constexpr const char* kOp = "contrastive_log_sums_gradients";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(queries.device());
-  const SimilarityWay way = similarity_way(queries, keys);
+  const SimilarityWay way = similarity_way(queries, keys, kStreamedLogSums);
   const ContrastiveInputs inputs = check_contrastive(kOp, queries, keys, temperature, exclude,
                                                      way.kind != SimilarityWay::kFloats);
   check_per_query(kOp, inputs, query_weights, peaks, masses);
@@ -236,7 +235,6 @@ void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
       call.half_view2 = halves_of(inputs.view2);
       call.bfloat16 = inputs.bfloat16;
       call.half_block = way.block;
-      call.half_group = way.group;
       call.streamed = way.kind == SimilarityWay::kStreamed;
     }
   }
@@ -266,7 +264,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrastive_step_cuda_(
   constexpr const char* kOp = "contrastive_step_";
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
-  const SimilarityWay way = similarity_way(view1, view2);
+  const SimilarityWay way = similarity_way(view1, view2, kStreamedSteps);
   const ContrastiveStepInputs inputs =
       check_contrastive_step(kOp, view1, view2, index, state, state_temperature, state_momentum,
                              bimodal, second_beta > 0, way.kind != SimilarityWay::kFloats);
@@ -316,7 +314,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce_step_cuda(
   TORCH_CHECK_VALUE(!labels.has_value(), kOp, ": expected labels on the CPU alone");
   const NoAutocast no_autocast;
   const c10::cuda::CUDAGuard guard(view1.device());
-  const SimilarityWay way = similarity_way(view1, view2);
+  const SimilarityWay way = similarity_way(view1, view2, kStreamedSteps);
   const ContrastiveStepInputs inputs =
       check_contrastive_step(kOp, view1, view2, std::nullopt, std::nullopt, std::nullopt,
                              std::nullopt, bimodal, false, way.kind != SimilarityWay::kFloats);

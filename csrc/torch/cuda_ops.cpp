@@ -11,8 +11,10 @@
 #include "core/log_sums.h"
 #include "cuda/moving_average.h"
 #include "cuda/pairs.h"
+#include "cuda/scaled_gradient.h"
 #include "cuda/score_step.h"
 #include "cuda/surrogate_values.h"
+#include "torch/attach_gradient.h"
 #include "torch/cuda_common.h"
 #include "torch/cuda_contrastive_ops.h"
 #include "torch/cuda_listwise_ops.h"
@@ -27,10 +29,12 @@
 namespace xrisk {
 namespace {
 
-// Pairs from which a near-linear algorithm is faster than the direct one; from shapes alone.
-constexpr double kSortFromPairs = 1e9;
-constexpr double kSmoothFromPairs = 2.5e8;  // an exponential a pair
-constexpr double kNearLogFromPairs = 2.5e8;
+// Pairs from which a near-linear algorithm is faster than the direct one; from shapes alone. Where
+// they cross on an H200 (benchmarks/gpu_crossovers.py): sort 0.7e8 (hinge) to 1.2e8 (squared hinge),
+// smooth 0.7e8, log sums less than 0.2e8 (logistic) to 0.7e8 (squared hinge).
+constexpr double kSortFromPairs = 1e8;
+constexpr double kSmoothFromPairs = 0.7e8;
+constexpr double kNearLogFromPairs = 0.5e8;
 
 template <class T>
 cuda::PairProblem<T> problem_of(const Pairs& pairs, const cpu::PairwiseSpec& spec,
@@ -379,9 +383,31 @@ std::tuple<at::Tensor, at::Tensor> score_step_cuda_(
   return {mean, gradient};
 }
 
+// See attach_gradient.h.
+at::Tensor scaled_gradient_cuda(const at::Tensor& gradient, const at::Tensor& upstream,
+                                at::ScalarType type) {
+  if (gradient.scalar_type() != at::kFloat || upstream.scalar_type() != at::kFloat ||
+      (type != at::kBFloat16 && type != at::kHalf) || !gradient.is_contiguous() ||
+      upstream.device() != gradient.device()) {
+    return {};
+  }
+  int major = 0;
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, gradient.get_device()));
+  if (major < 8) return {};
+  const c10::cuda::CUDAGuard guard(gradient.device());
+  at::Tensor result = at::empty(gradient.sizes(), gradient.options().dtype(type));
+  C10_CUDA_CHECK(cuda::launch_scaled_gradient(
+      gradient.const_data_ptr<float>(), upstream.const_data_ptr<float>(), gradient.numel(),
+      type == at::kBFloat16, static_cast<uint16_t*>(result.mutable_data_ptr()),
+      stream_of(gradient)));
+  return result;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(xrisk_ext, CUDA, m) {
+  scaled_on_cuda() = &scaled_gradient_cuda;
   m.impl("pairwise_sums_rows", &pairwise_sums_rows_cuda);
   m.impl("pairwise_sums_columns", &pairwise_sums_columns_cuda);
   m.impl("pairwise_log_sums_rows", &pairwise_log_sums_rows_cuda);

@@ -6,7 +6,6 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -66,16 +65,20 @@ class CudaProducts final : public Products<T, Factor> {
 struct SimilarityWay {
   enum Kind { kFloats, kBlocks, kStreamed } kind = kFloats;
   int64_t block = cuda::HalfSimilarities().block;
-  int64_t group = cuda::HalfSimilarities().group;
 };
 
+// Rows up to that wide are streamed, which writes no similarities, but multiplies 14 N M D flops
+// where blocks have 8. On an H200 the sums of one side took 0.7 and 0.85 (4096 and 1024 keys, 64
+// wide) of the time of blocks, both gradients with them 0.5 and 0.85; the fused steps, which have
+// sums of both sides, were slower streamed from 128 wide on, and not faster at 64.
+constexpr int64_t kStreamedLogSums = 64, kStreamedSteps = 0;
+
 // The one place that chooses, from dtypes and shapes. XRISK_SIMILARITIES=streamed|blocks|float32,
-// read at each call, overrides it where there is a choice; blocks:2048:4096 also sets their size
-// and that of their groups. Streaming writes no similarities, but multiplies 14 N M D flops where
-// blocks have 8: it may win where both are bound by launches. benchmarks/streamed_similarities.py
-// checks and races the ways.
-inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y) {
-  constexpr int64_t kStreamedWidest = 0, kStreamedMost = 0;  // by default
+// read at each call, overrides it where there is a choice; blocks:128 also sets the size of a
+// block, so that small tests have several. benchmarks/streamed_similarities.py checks and races the
+// ways.
+inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y,
+                                    int64_t streamed_widest) {
   const at::ScalarType type = x.scalar_type();
   const bool halves = type == y.scalar_type() && (type == at::kBFloat16 || type == at::kHalf);
   if (!halves || x.dim() != 2 || y.dim() != 2) return {};
@@ -85,21 +88,18 @@ inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y) {
   if (name.size() < whole.size()) {
     char* end = nullptr;
     way.block = std::strtoll(whole.c_str() + name.size() + 1, &end, 10);
-    way.group = *end == ':' ? std::strtoll(end + 1, nullptr, 10) : std::max(way.group, way.block);
-    constexpr int64_t kStep = cuda::HalfSimilarities::kStep;
-    TORCH_CHECK_VALUE(name == "blocks" && way.block > 0 && way.block % kStep == 0 &&
-                          way.group > 0 && way.group % way.block == 0 && way.group <= 32768,
-                      "XRISK_SIMILARITIES: expected blocks of a multiple of ", kStep,
-                      " and groups of a multiple of that, up to 32768, got ", whole);
+    TORCH_CHECK_VALUE(name == "blocks" && *end == 0 && way.block > 0 && way.block % 128 == 0 &&
+                          way.block <= 32768,
+                      "XRISK_SIMILARITIES: expected blocks of a multiple of 128, up to 32768, got ",
+                      whole);
   }
   TORCH_CHECK_VALUE(name.empty() || name == "streamed" || name == "blocks" || name == "float32",
                     "XRISK_SIMILARITIES: expected streamed, blocks or float32, got ", whole);
   int major = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device()));
   if (name == "float32" || major < 8) return {};
-  const int64_t width = x.size(1), most = std::max(x.size(0), y.size(0));
-  const bool small = width <= kStreamedWidest && most <= kStreamedMost;
-  const bool streamed = name.empty() ? small : name == "streamed";
+  const int64_t width = x.size(1);
+  const bool streamed = name.empty() ? width <= streamed_widest : name == "streamed";
   const bool fits = width <= cuda::StreamedSimilarities::kWidest;
   way.kind = streamed && fits ? SimilarityWay::kStreamed : SimilarityWay::kBlocks;
   return way;

@@ -36,13 +36,15 @@ inline std::tuple<at::Tensor, at::Tensor> topk_threshold_cuda(
   const TopKInputs inputs = check_topk(kOp, scores, k, offsets, smooth, epsilon, tau1, tau2);
   debug_check_offsets(kOp, inputs);
   at::Tensor roots = at::empty(inputs.shape, inputs.scores.options().dtype(at::kDouble));
+  at::Tensor values = at::empty(inputs.shape, inputs.scores.options());
   visit_floating(inputs.type(), [&](auto zero) {
-    const auto call = cuda_topk_call<decltype(zero)>(inputs, k, smooth, epsilon, tau1, tau2);
+    using T = decltype(zero);
+    const auto call = cuda_topk_call<T>(inputs, k, smooth, epsilon, tau1, tau2);
+    const cuda::Thresholds<T> out{roots.mutable_data_ptr<double>(), values.mutable_data_ptr<T>()};
     const at::Tensor space = workspace_like(scores, cuda::topk_workspace_bytes(call));
-    C10_CUDA_CHECK(cuda::launch_topk(call, roots.mutable_data_ptr<double>(),
-                                     space.mutable_data_ptr(), stream_of(scores)));
+    C10_CUDA_CHECK(cuda::launch_topk(call, out, space.mutable_data_ptr(), stream_of(scores)));
   });
-  return {roots.to(inputs.type(), /*non_blocking=*/false, /*copy=*/true), roots};
+  return {values, roots};
 }
 
 inline at::Tensor topk_threshold_gradient_cuda(const at::Tensor& scores, const at::Tensor& roots,

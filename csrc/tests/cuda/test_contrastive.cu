@@ -105,7 +105,7 @@ int main() {
   c.per_view = c.write = false;
   check_step(c);
   c.write = true;
-  c.few_anchors = 22;
+  c.few_entries = 11;
   check_step(c);
   c.adam = true;
   check_step(c);
@@ -123,7 +123,7 @@ int main() {
     bad.individual = bad.relative = bad.adam = true;
     bad.batch = 9;
     bad.poison = INFINITY;
-    bad.few_anchors = bimodal ? 0 : 22;
+    bad.few_entries = bimodal ? 0 : 11;
     check_step(bad);
     bad.poison = NAN;
     bad.individual = bad.relative = bad.adam =

@@ -37,5 +37,24 @@ int main() {
       check_step(half);
     }
   }
+  for (const StepCase::Type type : {StepCase::kBfloat16, StepCase::kFloat16}) {
+    StepCase small;
+    small.type = type;
+    small.small = true;
+    small.few_entries = 512;
+    small.batch = 75;  // a warp with two tiles, the last one with six others
+    small.width = 40;
+    check_step(small);
+    small.bimodal = true;
+    small.batch = 11;
+    small.width = type == StepCase::kBfloat16 ? 72 : 8;
+    check_step(small);
+    small.normalize = false;
+    small.individual = true;
+    check_step(small);
+    small.bimodal = false;
+    small.poison = NAN;
+    check_step(small);
+  }
   return report();
 }

@@ -10,12 +10,11 @@ using namespace xrisk::test;
 
 namespace {
 
-// Blocks of 128, groups of 256.
+// Blocks of 128.
 void log_sums(const HalfCase& c) {
   const HalfKernelProducts products(c.bfloat16);
   const auto small = [&](cuda::HalfSimilarities halves) {
     halves.block = 128;
-    halves.group = 256;
     return halves;
   };
   const auto space_of = [](const cuda::HalfSimilarities& halves) {
@@ -33,8 +32,8 @@ void log_sums(const HalfCase& c) {
         auto space = space_of(small(halves));
         DeviceArray<float> fit(2);
         const cudaError_t error =
-            cuda::launch_half_gradients(small(halves), rows, cuda::PairWeights<float>{}, false, dx,
-                                        dy, fit.data(), products, space.data(), nullptr);
+            cuda::launch_half_gradients(small(halves), rows, cuda::PairWeights<float>{}, dx, dy,
+                                        fit.data(), products, space.data(), nullptr);
         if (error != cudaSuccess || c.bfloat16) return error;
         CHECK(cuda::launch_rescale(fit.data(), c.rows, c.width, dx, nullptr) == cudaSuccess);
         return cuda::launch_rescale(fit.data(), c.columns, c.width, dy, nullptr);

@@ -39,7 +39,7 @@ void step(const InfoNceCase& c, double tolerance, T poison) {
     call.per_view = true;
     call.relative = true;
     call.block = 8;  // 22 anchors: three blocks a side
-    call.few_anchors = c.flat ? 0 : 1024;
+    call.few_entries = c.flat ? 0 : 512;
     call.embeddings = embeddings.data();
     call.value = value.data();
     call.temperature_slope = slope.data();
