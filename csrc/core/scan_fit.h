@@ -1,7 +1,9 @@
 // Written by csrc/tools/fit_scan.py. sum_k c_k q^k, k = 1 .. K, for q = exp(-|z|).
+// Of each translation unit its own: no SIMD variant may export what another links to.
 #pragma once
 
 namespace xrisk {
+namespace {
 
 template <int kTerms>
 struct ScanFit;
@@ -84,4 +86,5 @@ struct ScanFit<24> {
   };
 };
 
+}  // namespace
 }  // namespace xrisk

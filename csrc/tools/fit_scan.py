@@ -38,7 +38,8 @@ def largest_error(function, coefficients: list[mpf]) -> mpf:
 
 def main() -> None:
     print("// Written by csrc/tools/fit_scan.py. sum_k c_k q^k, k = 1 .. K, for q = exp(-|z|).")
-    print("#pragma once\n\nnamespace xrisk {\n")
+    print("// Of each translation unit its own: no SIMD variant may export what another links to.")
+    print("#pragma once\n\nnamespace xrisk {\nnamespace {\n")
     print("template <int kTerms>\nstruct ScanFit;")
     for terms in (16, 24):
         print(f"\ntemplate <>\nstruct ScanFit<{terms}> {{")
@@ -51,7 +52,7 @@ def main() -> None:
                 print(f"      {mp.nstr(c, 18)},")
             print("  };")
         print("};")
-    print("\n}  // namespace xrisk")
+    print("\n}  // namespace\n}  // namespace xrisk")
 
 
 if __name__ == "__main__":
