@@ -179,8 +179,8 @@ def races(*chosen: str) -> Callable[[Report], Report]:
         raced = any(found.get("raced") for found in report["stages"].values())
         earlier = ["--add"] if raced and (RESULTS / "cuda.json").exists() else []
         return {"raced": True} | run(
-            [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--race-seconds", "0.4",
-             "--name", "cuda", *earlier, *chosen]
+            [sys.executable, "-m", "xrisk_ext", "bench", "--device", "cuda", "--name", "cuda",
+             "--race-seconds", "0.4", *earlier, *chosen]
         )  # fmt: skip
 
     stage.__doc__ = f"The benchmarks on the GPU with the peers that are there: {' '.join(chosen)}."
