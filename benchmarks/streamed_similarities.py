@@ -3,7 +3,7 @@
 python -m benchmarks.streamed_similarities
 
 The ways (XRISK_SIMILARITIES): streamed through the tensor cores (up to 128 wide), in blocks of
-16-bit products (and in blocks of other sizes), or converted to float32 first. Of ``contrastive_log_sums``:
+16-bit products (and in blocks of other sizes), or converted to float32 first. Of log sums:
 forward, and forward with both gradients; of the fused steps: forward and backward, called and
 replayed as a CUDA graph, with the share of the limit, 8 B^2 D flops at 790 TFLOP/s. Prints one line
 of JSON a case. The status is 1 if a way is further from float64 than a few roundings of float32
