@@ -43,7 +43,7 @@ Step = Callable[[], Any]
 
 def ways(width: int, batch: int = 0) -> tuple[str, ...]:
     streamed = ("streamed",) if width <= WIDEST_STREAMED else ()
-    sized = ("blocks:2048", "blocks:8192") if batch > 4096 else ()
+    sized = ("blocks:4096", "blocks:8192") if batch > 4096 else ()
     return (*streamed, "blocks", *sized, "float32")
 
 

@@ -64,7 +64,7 @@ class CudaProducts final : public Products<T, Factor> {
 // wanted, in blocks of float32 or float64.
 struct SimilarityWay {
   enum Kind { kFloats, kBlocks, kStreamed } kind = kFloats;
-  int64_t block = cuda::HalfSimilarities().block;
+  int64_t block = 0;  // 0: cuda::block_of
 };
 
 // Rows up to that wide are streamed, which writes no similarities, but multiplies 14 N M D flops
