@@ -108,11 +108,11 @@ class Step {
   cudaError_t many() {
     const bool shared = !call_.bimodal && !call_.per_view, averages = call_.state != nullptr;
     const auto phase = [&](Phase which) {
-      XRISK_LAUNCH((entries_kernel<kThreads, T, State>), blocks_for(call_.batch), kThreads, 0,
-                   stream_, step_, which, shared);
+      XRISK_LAUNCH_CHAINED((entries_kernel<kThreads, T, State>), blocks_for(call_.batch), kThreads,
+                           stream_, step_, which, shared);
     };
-    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
+    XRISK_LAUNCH_CHAINED((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, stream_,
+                         step_);
     phase(averages ? Phase::kBefore : Phase::kBoth);
     if (averages) {
       const cudaError_t error = average();

@@ -120,6 +120,7 @@ __device__ __forceinline__ Observed observe(const StepAnchors<T, State>& step, i
 // A thread an anchor.
 template <class T, class State>
 __global__ void observe_kernel(StepAnchors<T, State> step) {
+  follow_previous();
   const int64_t a = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (a >= step.anchors) return;
   const Observed found = observe(step, a);
@@ -224,6 +225,7 @@ __device__ __forceinline__ void write_value(const StepAnchors<T, State>& step, d
 template <int kBlock, class T, class State>
 __global__ void __launch_bounds__(kBlock)
     entries_kernel(StepAnchors<T, State> step, Phase phase, bool shared) {
+  follow_previous();
   const StepSpace<T>& space = step.space;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   const int64_t batch = step.call.batch;

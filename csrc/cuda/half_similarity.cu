@@ -153,15 +153,15 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
     across.anchors = block.rows;
     down.anchors = block.columns;
     multiply_block(problem, block, to, space.products_stride, products);
-    XRISK_LAUNCH(tile_sums_kernel, grid, kPairThreads, 0, stream, b, row_inverses, across,
-                 other_inverses, down);
+    XRISK_LAUNCH_CHAINED(tile_sums_kernel, grid, kPairThreads, stream, b, row_inverses, across,
+                         other_inverses, down);
     const MergedSide of_rows{across,       grid.x, block.row,        block.rows,
                              row_inverses, rows,   block.column == 0};
     const MergedSide of_columns{down,           grid.y, block.column,  both ? block.columns : 0,
                                 other_inverses, others, block.row == 0};
-    XRISK_LAUNCH(merge_tiles_kernel,
-                 static_cast<unsigned>(pieces(of_rows.count, 32) + pieces(of_columns.count, 32)),
-                 32 * kMergeGroups, 0, stream, of_rows, of_columns);
+    const int64_t merging = pieces(of_rows.count, 32) + pieces(of_columns.count, 32);
+    XRISK_LAUNCH_CHAINED(merge_tiles_kernel, static_cast<unsigned>(merging), 32 * kMergeGroups,
+                         stream, of_rows, of_columns);
     return cudaGetLastError();
   });
 }
@@ -193,11 +193,11 @@ cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWei
     const ProductBlock b = product_block(problem, block, at, space.products_stride);
     const dim3 grid = strips_of(block, b.tiles);
     if (problem.bfloat16) {
-      XRISK_LAUNCH((half_weights_kernel<Bfloat16>), grid, kPairThreads, 0, stream, b, rows, others,
-                   nullptr, space.weights, space.weights_stride);
+      XRISK_LAUNCH_CHAINED((half_weights_kernel<Bfloat16>), grid, kPairThreads, stream, b, rows,
+                           others, nullptr, space.weights, space.weights_stride);
     } else {
-      XRISK_LAUNCH((half_weights_kernel<Float16>), grid, kPairThreads, 0, stream, b, rows, others,
-                   fit, space.weights, space.weights_stride);
+      XRISK_LAUNCH_CHAINED((half_weights_kernel<Float16>), grid, kPairThreads, stream, b, rows,
+                           others, fit, space.weights, space.weights_stride);
     }
     add_gradients(problem, block, space, dx, dy, products);
     return cudaGetLastError();

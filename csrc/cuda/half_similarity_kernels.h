@@ -15,6 +15,7 @@
 // cuda/similarity_kernels.h; what lies outside of the block or is excluded becomes kLeftOut.
 #pragma once
 
+#include "cuda/chained_launch.h"
 #include "cuda/copy_async.h"
 #include "cuda/half_similarity.h"
 #include "cuda/pair_weights.h"
@@ -182,6 +183,7 @@ __device__ __forceinline__ float float_of(const float4& four, int k) {
 __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     tile_sums_kernel(ProductBlock b, const float* row_inverses, TileSums rows,
                      const float* column_inverses, TileSums columns) {
+  follow_previous();
   XRISK_SHARED(ExcludedBits, left_outs, [1]);
   XRISK_SHARED(ComingProducts, comings, [1]);
   XRISK_SHARED(float4, highs, [kPairThreads]);  // of the lane's columns and the warp's rows
@@ -315,6 +317,7 @@ constexpr int kMergeParts = 8;   // of a thread at once
 // A thread block 32 anchors: first those of the rows, then those of the columns.
 __global__ void __launch_bounds__(32 * kMergeGroups)
     merge_tiles_kernel(MergedSide rows, MergedSide columns) {
+  follow_previous();
   XRISK_SHARED(float, highs, [kMergeGroups][32]);
   XRISK_SHARED(double, masses, [kMergeGroups][32]);
   XRISK_SHARED(double, moments, [kMergeGroups][32]);
@@ -411,6 +414,7 @@ template <class Half>
 __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     half_weights_kernel(ProductBlock b, PairWeights<float> rows, PairWeights<float> columns,
                         const float* fit, uint16_t* out, int64_t stride) {
+  follow_previous();
   XRISK_SHARED(ExcludedBits, left_outs, [1]);
   XRISK_SHARED(ComingProducts, comings, [1]);
   XRISK_SHARED(float4, of_rows, [kStripRows]);

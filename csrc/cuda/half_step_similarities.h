@@ -113,9 +113,9 @@ class HalfStepSimilarities {
       using Embeddings = decltype(e);
       constexpr int kHeld = Embeddings::kWide == 8 ? 4 : 1;  // pieces of a row in registers
       const auto finish = [&](auto held) {
-        XRISK_LAUNCH((finish_kernel<decltype(held)::value, Embeddings, float>),
-                     warps_of_rows(2 * batch), kEmbeddingThreads, 0, stream, e, pulls, norms, batch,
-                     views_.normalize, gradient);
+        XRISK_LAUNCH_CHAINED((finish_kernel<decltype(held)::value, Embeddings, float>),
+                             warps_of_rows(2 * batch), kEmbeddingThreads, stream, e, pulls, norms,
+                             batch, views_.normalize, gradient);
       };
       if (kHeld > 1 && views_.width <= 32 * kHeld * Embeddings::kWide) {
         finish(std::integral_constant<int, kHeld>{});
