@@ -235,6 +235,7 @@ void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
       call.half_view2 = halves_of(inputs.view2);
       call.bfloat16 = inputs.bfloat16;
       call.half_block = way.block;
+      if (!way.chosen) call.small_anchors = 0;
       call.streamed = way.kind == SimilarityWay::kStreamed;
     }
   }
