@@ -107,6 +107,29 @@ Truth find_truth(const Case<T>& c, Surrogate surrogate, double scale) {
   return truth;
 }
 
+// In the type of the scores: the same sums, rounded.
+template <class T>
+void compare_narrow(const Case<T>& c, const cpu::PairwiseSpec& spec, const Truth& truth,
+                    const std::vector<double>& sums, const std::vector<double>& slopes,
+                    const std::vector<T>& out) {
+  cpu::Scratch scratch;
+  const TwoThreads executor;
+  const cpu::Anchors<T> anchors{c.anchors.data(), static_cast<int64_t>(c.anchors.size())};
+  const auto pairs = cpu::make_pairwise_sums(spec, anchors, scratch, executor);
+  cpu::ItemPass<T> pass;
+  pass.items = {c.items.data(), c.channels == 0 ? nullptr : c.weights.data(),
+                static_cast<int64_t>(c.items.size()), std::max<int64_t>(1, c.channels)};
+  const std::vector<T> alpha(truth.alpha.begin(), truth.alpha.end());
+  std::vector<T> narrow(sums.size(), T(NAN)), narrow_slopes(narrow), narrow_out(out.size(), T(NAN));
+  if (!pairs->narrow_rows(pass, narrow.data(), narrow_slopes.data())) return;  // it is direct
+  CHECK(pairs->narrow_columns(pass, alpha.data(), narrow_out.data()));
+  for (size_t i = 0; i < sums.size(); ++i) {
+    CHECK(narrow[i] == static_cast<T>(sums[i]));
+    CHECK(narrow_slopes[i] == static_cast<T>(slopes[i]));
+  }
+  CHECK(narrow_out == out);
+}
+
 template <class T>
 void compare(const Case<T>& c, const cpu::PairwiseSpec& spec, const Truth& truth, double bound,
              double& largest) {
@@ -154,6 +177,7 @@ void compare(const Case<T>& c, const cpu::PairwiseSpec& spec, const Truth& truth
     CHECK(sums == sums_before);
     CHECK(slopes == slopes_before);
     CHECK(out == out_before);
+    compare_narrow(c, spec, truth, sums, slopes, out);
     if (failures > before) std::printf("%s:\n", name);
   });
 }

@@ -39,8 +39,8 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
                                                  const torch::autograd::variable_list&) {
     TORCH_CHECK(false,
-                "xrisk_ext: a loss was differentiated twice, but its gradient is an estimate whose "
-                "derivative is not known");
+                "xrisk_ext: a loss or sum was differentiated twice, but the derivative of its "
+                "gradient is not known");
   }
 };
 
