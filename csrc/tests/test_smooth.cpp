@@ -182,6 +182,13 @@ void compare(const Case<T>& c, const cpu::PairwiseSpec& spec, const Truth& truth
   });
 }
 
+// Where every access is checked, and none depends on the surrogate: each case by one of the two.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool halved = true;
+#else
+constexpr bool halved = false;
+#endif
+
 template <class T>
 void all_cases(double bound) {
   double largest[5] = {};
@@ -189,6 +196,8 @@ void all_cases(double bound) {
     for (double scale : {0.01, 1.0, 130.0}) {
       for (int kind = 0; kind < kKindCount; ++kind) {
         for (int64_t channels : {0, 1, 3}) {
+          if (halved && (surrogate == Surrogate::kSigmoid) == ((kind + channels) % 2 == 0))
+            continue;
           std::mt19937_64 random(static_cast<uint64_t>(kind));
           Case<T> c;
           const int64_t p = channels == 1 ? 150 : 37, m = channels == 1 ? 60 : 90;
