@@ -12,6 +12,7 @@ class LambdaListwise {
  public:
   static constexpr int kThreads = 256;
   static constexpr int kListThreads = 512;  // of a block that has a list to itself
+  static constexpr int kEntries = 4;        // of each of those at a time
   static constexpr int kChunk = 256;        // ranks
 
   // From shapes alone, as NearListwise; about 120 bytes an item.
@@ -58,11 +59,11 @@ class LambdaListwise {
     const NearLists<T>& near = lists_.near;
     const unsigned lists = static_cast<unsigned>(call_.lists);
     const dim3 grid(static_cast<unsigned>(ideal_parts_), lists);
-    XRISK_LAUNCH((near_gather_kernel<kListThreads, T>), lists, kListThreads, 0, stream, call_,
-                 near);
+    XRISK_LAUNCH((near_gather_kernel<kListThreads, kEntries, T>), lists, kListThreads, 0, stream,
+                 call_, near);
     XRISK_RETURN_IF_ERROR(cudaGetLastError());
     XRISK_RETURN_IF_ERROR(sort(near.space.relevance, stream));
-    XRISK_LAUNCH((near_levels_kernel<kListThreads, T>), lists, kListThreads, 0, stream,
+    XRISK_LAUNCH((near_levels_kernel<kListThreads, kEntries, T>), lists, kListThreads, 0, stream,
                  order_.table, near);
     XRISK_LAUNCH((near_ideal_kernel<kThreads, T>), grid, kThreads, 0, stream, order_.table,
                  call_.options.top_k, near);

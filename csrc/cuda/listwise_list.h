@@ -40,7 +40,8 @@ struct BlockList {
   T* gradient = nullptr;  // [S], zero; null: not wanted
 };
 
-template <int kThreads, class T>
+// kEntries: of a thread at a time, one behind the other; more for longer lists.
+template <int kThreads, int kEntries, class T>
 __device__ void gather_list(BlockList<T>& list, int64_t q) {
   const ListwiseStep<T>& call = list.call;
   const int t = static_cast<int>(threadIdx.x);
@@ -50,35 +51,46 @@ __device__ void gather_list(BlockList<T>& list, int64_t q) {
   int32_t count = 0, relevant_items = 0;
   bool any_bad = false;
   double low = INFINITY, high = -INFINITY, relevant_weight = 0.0;
-  for (int64_t begin = 0; begin < call.length; begin += kThreads) {
-    const int64_t k = begin + t;
-    bool present = false;
-    T score = T(0), relevance = T(0), weight = T(0);
-    if (k < call.length) {
-      score = call.scores[first + k];
-      relevance = call.relevance[first + k];
-      weight = call.weights == nullptr ? T(1) : call.weights[first + k];
-      present = (call.mask == nullptr || call.mask[first + k]) && weight > T(0) &&
-                (!pads || !(relevance < T(0)));
+  for (int64_t begin = 0; begin < call.length; begin += kThreads * kEntries) {
+    T scores[kEntries], relevances[kEntries], weights[kEntries];
+    bool present[kEntries];
+    int32_t found = 0;
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) {
+      const int64_t k = begin + t * kEntries + u;
+      present[u] = false;
+      scores[u] = relevances[u] = weights[u] = T(0);
+      if (k >= call.length) continue;
+      scores[u] = call.scores[first + k];
+      relevances[u] = call.relevance[first + k];
+      weights[u] = call.weights == nullptr ? T(1) : call.weights[first + k];
+      present[u] = (call.mask == nullptr || call.mask[first + k]) && weights[u] > T(0) &&
+                   (!pads || !(relevances[u] < T(0)));
       if (list.gradient != nullptr) list.gradient[k] = T(0);
-      if (present) {
-        const bool relevant = relevance > T(0);
-        relevant_items += relevant;
-        relevant_weight += relevant ? static_cast<double>(weight) : 0.0;
-        // relevance that is not finite makes the list NaN
-        any_bad |= score - score != T(0) || (pads && relevance - relevance != T(0));
-        low = fmin(low, static_cast<double>(relevance));
-        high = fmax(high, static_cast<double>(relevance));
-      }
+    }
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) {
+      if (!present[u]) continue;
+      ++found;
+      const bool relevant = relevances[u] > T(0);
+      relevant_items += relevant;
+      relevant_weight += relevant ? static_cast<double>(weights[u]) : 0.0;
+      // relevance that is not finite makes the list NaN
+      any_bad |= scores[u] - scores[u] != T(0) || (pads && relevances[u] - relevances[u] != T(0));
+      low = fmin(low, static_cast<double>(relevances[u]));
+      high = fmax(high, static_cast<double>(relevances[u]));
     }
     int32_t before, sum;
-    block_scan<kThreads>(present ? 1 : 0, 0, Sum(), before, sum);
-    if (present) {
-      const int32_t at = count + before;
-      list.space.scores[at] = score;
-      list.space.relevance[at] = relevance;
-      list.space.weights[at] = weight;
-      list.space.places[at] = static_cast<int32_t>(k);
+    block_scan<kThreads>(found, 0, Sum(), before, sum);
+    int32_t at = count + before;
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) {
+      if (!present[u]) continue;
+      list.space.scores[at] = scores[u];
+      list.space.relevance[at] = relevances[u];
+      list.space.weights[at] = weights[u];
+      list.space.places[at] = static_cast<int32_t>(begin + t * kEntries + u);
+      ++at;
     }
     count += sum;
   }

@@ -59,9 +59,9 @@ inline bool is_near_list_loss(ListLoss loss) {
          loss == ListLoss::kSmoothAP || loss == ListLoss::kRecallAtK;
 }
 
-// Items and anchors without gaps. A block a list.
+// Items and anchors without gaps. A block a list, a thread kEntries neighbours.
 //   Bytes: each input once, 16 an item out. Hazard: none but the order, which is kept.
-template <int kThreads, class T>
+template <int kThreads, int kEntries, class T>
 __global__ void __launch_bounds__(kThreads)
     near_gather_kernel(ListwiseStep<T> call, NearLists<T> near) {
   const int64_t q = blockIdx.x, first = q * call.length;
@@ -70,22 +70,31 @@ __global__ void __launch_bounds__(kThreads)
   list.space.relevance += first;
   list.space.weights += first;
   list.space.places += first;
-  gather_list<kThreads>(list, q);
+  gather_list<kThreads, kEntries>(list, q);
   const bool lambda = call.options.loss == ListLoss::kLambdaRank;
   const bool pairs = call.options.loss == ListLoss::kRankNet || lambda;
   const bool good = !list.bad && (pairs ? list.two_levels : list.relevant > 0);
   int32_t anchors = 0;
-  for (int32_t begin = 0; good && begin < list.count; begin += kThreads) {
-    const int32_t j = begin + static_cast<int32_t>(threadIdx.x);
-    const bool anchor = j < list.count && (pairs || list.space.relevance[j] > T(0));
+  for (int32_t begin = 0; good && begin < list.count; begin += kThreads * kEntries) {
+    const int32_t mine = begin + static_cast<int32_t>(threadIdx.x) * kEntries;
+    const auto is_anchor = [&](int32_t j) {
+      return j < list.count && (pairs || list.space.relevance[j] > T(0));
+    };
+    int32_t found = 0;
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) found += is_anchor(mine + u);
     int32_t before, total;
-    block_scan<kThreads>(anchor ? 1 : 0, 0, Sum(), before, total);
-    if (anchor) {
-      const int64_t at = first + anchors + before;
+    block_scan<kThreads>(found, 0, Sum(), before, total);
+    int64_t at = first + anchors + before;
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) {
+      const int32_t j = mine + u;
+      if (!is_anchor(j)) continue;
       // LambdaRank: negated, as their ascending order is that of the ranks
       near.anchors[at] = lambda ? -list.space.scores[j] : list.space.scores[j];
       near.anchor_weights[at] = list.space.weights[j];
       near.anchor_places[at] = j;
+      ++at;
     }
     anchors += total;
   }
@@ -102,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
 // RankNet, LambdaRank: levels of the items from their order by relevance, and how many pairs they
 // make. A list of more than kNearLevels is given up: no item and no anchor live. A block a list.
 //   Bytes: a key and a payload an item in, a level out, scattered.
-template <int kThreads, class T>
+template <int kThreads, int kEntries, class T>
 __global__ void __launch_bounds__(kThreads)
     near_levels_kernel(SortedTable<T, T> by_relevance, NearLists<T> near) {
   XRISK_SHARED(int32_t, starts, [kNearLevels + 1]);
@@ -110,17 +119,29 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t live = near.item_live[q];
   const auto* keys = by_relevance.keys + first;
   int32_t levels = 0;
-  for (int32_t begin = 0; begin < live && levels <= kNearLevels; begin += kThreads) {
-    const int32_t k = begin + static_cast<int32_t>(threadIdx.x);
-    const bool opens = k < live && (k == 0 || keys[k] != keys[k - 1]);
-    int32_t before, total;
-    block_scan<kThreads>(opens ? 1 : 0, 0, Sum(), before, total);
-    const int32_t level = levels + before + (opens ? 1 : 0) - 1;
-    if (opens && level < kNearLevels) {
-      starts[level] = k;
-      near.lists[q].levels[level] = static_cast<double>(score_of_key(keys[k]));
+  for (int32_t begin = 0; begin < live && levels <= kNearLevels; begin += kThreads * kEntries) {
+    const int32_t mine = begin + static_cast<int32_t>(threadIdx.x) * kEntries;
+    bool opens[kEntries];
+    int32_t found = 0;
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) {
+      const int32_t k = mine + u;
+      opens[u] = k < live && (k == 0 || keys[k] != keys[k - 1]);
+      found += opens[u];
     }
-    if (k < live) near.level_of[by_relevance.payloads[first + k]] = level;
+    int32_t before, total;
+    block_scan<kThreads>(found, 0, Sum(), before, total);
+    int32_t level = levels + before - 1;
+#pragma unroll
+    for (int u = 0; u < kEntries; ++u) {
+      const int32_t k = mine + u;
+      level += opens[u];
+      if (opens[u] && level < kNearLevels) {
+        starts[level] = k;
+        near.lists[q].levels[level] = static_cast<double>(score_of_key(keys[k]));
+      }
+      if (k < live) near.level_of[by_relevance.payloads[first + k]] = level;
+    }
     levels += total;
   }
   __syncthreads();

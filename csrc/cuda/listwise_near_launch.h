@@ -12,6 +12,7 @@ class NearListwise {
  public:
   static constexpr int kThreads = 256;
   static constexpr int kListThreads = 512;  // of a block that has a list to itself
+  static constexpr int kEntries = 4;        // of each of those at a time
 
   // From shapes alone: the crossover call.near_from, and how much memory it may take, about 100
   // bytes an item, 12 more for each level of RankNet.
@@ -68,8 +69,8 @@ class NearListwise {
   // Up to the plans.
   cudaError_t prepare(cudaStream_t stream) {
     const unsigned lists = static_cast<unsigned>(call_.lists);
-    XRISK_LAUNCH((near_gather_kernel<kListThreads, T>), lists, kListThreads, 0, stream, call_,
-                 near_);
+    XRISK_LAUNCH((near_gather_kernel<kListThreads, kEntries, T>), lists, kListThreads, 0, stream,
+                 call_, near_);
     XRISK_RETURN_IF_ERROR(cudaGetLastError());
     if (sorts()) {
       const Side<T> relevance{near_.space.relevance, nullptr, call_.length, near_.item_live};
@@ -77,7 +78,7 @@ class NearListwise {
       XRISK_RETURN_IF_ERROR(sort_entries(order_, relevance, no_weights, false, stream));
     }
     if (ranks_pairs()) {
-      XRISK_LAUNCH((near_levels_kernel<kListThreads, T>), lists, kListThreads, 0, stream,
+      XRISK_LAUNCH((near_levels_kernel<kListThreads, kEntries, T>), lists, kListThreads, 0, stream,
                    order_.table, near_);
       XRISK_LAUNCH((near_level_weights_kernel<T>), grid(), kThreads, 0, stream, call_, near_);
     } else if (sorts()) {

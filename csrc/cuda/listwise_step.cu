@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kBlock)
   for (int64_t q = blockIdx.x; q < call.lists; q += gridDim.x) {
     if (near.has(q)) continue;  // the whole block
     BlockList<T> list{call, space_of_block(call, buffers.space, edges, vectors)};
-    gather_list<kBlock>(list, q);
+    gather_list<kBlock, 1>(list, q);
     const bool has_order = of_levels ? list.two_levels : list.relevant > 0;
     const bool counts = list.count > 0 && (has_order || !is_retrieval(call.options.loss));
     ListResult result = {0.0, counts ? 1.0 : 0.0};

@@ -29,11 +29,11 @@ struct Batch {
   std::vector<T> scores, relevance;
   std::vector<uint8_t> mask;
 
-  Batch(int64_t q, int64_t s) : lists(q), length(s) {
+  Batch(int64_t q, int64_t s, uint64_t levels = 4) : lists(q), length(s) {
     std::mt19937_64 random(static_cast<uint64_t>(s));
     scores = normal<T>(random, q * s, 0.0, 1.0);
     for (int64_t k = 0; k < q * s; ++k) {
-      relevance.push_back(static_cast<T>(random() % 4));
+      relevance.push_back(static_cast<T>(random() % levels) * (T(4) / levels));
       mask.push_back(random() % 5 != 0);
     }
   }
@@ -77,8 +77,8 @@ void check_gradient(const ListOptions& options) {
   }
 }
 
-void check_threads(const ListOptions& options, int64_t lists, int64_t length) {
-  const Batch<float> batch(lists, length);
+void check_threads(const ListOptions& options, int64_t lists, int64_t length, uint64_t levels = 4) {
+  const Batch<float> batch(lists, length, levels);
   std::vector<double> values, others;
   const std::vector<float> gradient = step(batch, options, cpu::SerialExecutor(), values);
   const auto same = [](const auto& a, const auto& b) {
@@ -106,6 +106,8 @@ int main() {
     const ListOptions options = options_of(loss);
     check_threads(options, 70, 30);
     check_threads(options, 1, options.loss == ListLoss::kNeuralNDCG ? 60 : wide);
+    // parts of the list by splits, others pair by pair
+    if (options.loss == ListLoss::kLambdaRank) check_threads(options, 1, wide, 1000);
   }
   return report();
 }

@@ -1,8 +1,6 @@
 // listwise_step on CUDA.
 #pragma once
 
-#include <cstdlib>
-
 #include "cuda/listwise_step.h"
 #include "torch/cuda_common.h"
 #include "torch/listwise_inputs.h"
@@ -48,8 +46,6 @@ std::tuple<at::Tensor, at::Tensor> listwise_step_cuda(
     call.values = values.mutable_data_ptr<T>();
     call.total = reduced ? value.mutable_data_ptr<T>() : nullptr;
     call.gradient = needs_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
-    const char* from = std::getenv("XRISK_NEAR_FROM");
-    if (from != nullptr && *from != 0) call.near_from = std::atoll(from);
     const size_t bytes = cuda::listwise_step_workspace_bytes(call);
     const at::Tensor space = workspace_like(scores, bytes);
     C10_CUDA_CHECK(
