@@ -6,8 +6,6 @@
 // be launched as any other.
 #pragma once
 
-#include <cstdlib>
-
 #include "cuda/platform.h"
 
 namespace xrisk::cuda {
@@ -23,8 +21,6 @@ __device__ __forceinline__ void follow_previous() {
 #if defined(__CUDACC__)
 
 inline bool chains_launches() {
-  const char* named = std::getenv("XRISK_CHAINED");
-  if (named != nullptr && *named == '0') return false;
   int device = 0, major = 0;
   return cudaGetDevice(&device) == cudaSuccess &&
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
