@@ -227,7 +227,8 @@ CASES: dict[str, Callable[[], tuple[Step, Work]]] = {
             ("RankNetLoss", 256, 310), ("LambdaRankLoss", 256, 310), ("ListNetLoss", 256, 310),
             ("ListMLELoss", 256, 310), ("ApproxNDCGLoss", 256, 310), ("NeuralNDCGLoss", 256, 310),
             ("RankNetLoss", 2, 9000), ("ApproxNDCGLoss", 2, 9000), ("SmoothAPLoss", 2, 9000),
-            ("LambdaRankLoss", 2, 9000), ("LambdaRankLoss", 256, 1010), ("LambdaRankLoss", 256, 1030),
+            ("LambdaRankLoss", 2, 9000), ("LambdaRankLoss", 256, 1010),
+            ("LambdaRankLoss", 256, 1030),
         )
     },
     "AUCMarginLoss 4096": lambda: (score_loss_stateless(xr.AUCMarginLoss(), 4096), Work(64e3)),

@@ -33,6 +33,7 @@ HOST_INTERFACES = (
     "partial_auc_step.h",
     "partial_pairs.h",
     "ranking_step.h",
+    "scaled_gradient.h",
     "score_step.h",
     "similarity.h",
     "surrogate_values.h",
@@ -175,7 +176,10 @@ def test_schemas_are_on_one_page() -> None:
 
 @pytest.mark.parametrize("variant", ["avx2", "avx512"])
 def test_a_simd_variant_exports_nothing_weak(variant: str, tmp_path: Path) -> None:
-    """A weak symbol compiled for AVX-512 may be the copy that the linker keeps for everyone."""
+    """A weak function compiled for AVX-512 may be the copy that the linker keeps for everyone.
+
+    Weak data, which nm calls V and u, is the same in all copies.
+    """
     if shutil.which("nm") is None:
         pytest.skip("needs nm")
     output = built_object(variant) or compiled_object(variant, tmp_path / "kernels.o")
@@ -183,7 +187,7 @@ def test_a_simd_variant_exports_nothing_weak(variant: str, tmp_path: Path) -> No
         ["nm", "-C", "--defined-only", output], check=True, capture_output=True, text=True
     ).stdout
     symbols = [line.split(maxsplit=2)[1:] for line in listing.splitlines()]
-    weak = [name for kind, name in symbols if kind in "WVuwv"]
+    weak = [name for kind, name in symbols if kind in "Ww"]
     outside = [name for name in weak if f"xrisk::cpu::{variant}::" not in name]
     assert not outside, outside
     strong = [name for kind, name in symbols if kind in "TDBR"]
