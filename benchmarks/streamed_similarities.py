@@ -3,8 +3,9 @@
 python -m benchmarks.streamed_similarities
 
 The ways (XRISK_SIMILARITIES): streamed through the tensor cores (up to 128 wide), in blocks of
-16-bit products (and in blocks of other sizes), or converted to float32 first. Of log sums:
-forward, and forward with both gradients; of the fused steps: forward and backward, called and
+16-bit products (and in blocks of other sizes), or converted to float32 first; small batches of the
+fused steps have kernels of their own, without a name. Of ``contrastive_log_sums``: forward, and
+forward with both gradients; of the fused steps: forward and backward, called and
 replayed as a CUDA graph, with the share of the limit, 8 B^2 D flops at 790 TFLOP/s. Prints one line
 of JSON a case. The status is 1 if a way is further from float64 than a few roundings of float32
 sums and of the gradients' own dtype, or not the same bits twice.
@@ -42,8 +43,8 @@ Step = Callable[[], Any]
 
 
 def ways(width: int, batch: int = 0) -> tuple[str, ...]:
-    streamed = ("streamed",) if width <= WIDEST_STREAMED else ()
-    sized = ("blocks:2048", "blocks:8192") if batch > 4096 else ()
+    streamed = ("", "streamed") if width <= WIDEST_STREAMED else ()
+    sized = ("blocks:4096", "blocks:8192") if batch > 4096 else ()
     return (*streamed, "blocks", *sized, "float32")
 
 

@@ -1,8 +1,10 @@
 """Fixtures and hypothesis profiles. XRISK_HYPOTHESIS=long searches; the default is repeatable.
+XRISK_HYPOTHESIS=half takes half of the default's examples.
 
 XRISK_EXAMPLES changes how many examples of a test the long profile takes.
 """
 
+import gc
 import os
 import sys
 import time
@@ -17,6 +19,7 @@ from hypothesis import settings
 from xrisk_ext import _C
 
 settings.register_profile("fast", derandomize=True, max_examples=50, deadline=None)
+settings.register_profile("half", derandomize=True, max_examples=25, deadline=None)
 settings.register_profile(
     "long",
     max_examples=int(os.environ.get("XRISK_EXAMPLES", "1200")),
@@ -29,6 +32,20 @@ settings.load_profile(os.environ.get("XRISK_HYPOTHESIS", "fast"))
 # Where cores are shared the dense reference spends itself on waking threads. The tests of threads
 # ask for two, and compare with one.
 torch.set_num_threads(1)
+
+# Or Inductor compiles seven programs, to know what its own code may use.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
+
+
+# What the imports and thousands of collected tests hold stays to the end. A collector that need not
+# walk over it again and again saves a quarter of the time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

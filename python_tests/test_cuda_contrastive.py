@@ -124,7 +124,7 @@ def test_log_sums_agree_with_the_cpu(dtype: torch.dtype) -> None:
         near(actual, expected, tolerance)
 
 
-each_way = pytest.mark.parametrize("way", ["streamed", "blocks", "blocks:128", "float32"])
+each_way = pytest.mark.parametrize("way", ["", "streamed", "blocks", "blocks:128", "float32"])
 each_half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
 

@@ -27,7 +27,7 @@ def test_demo_prints_every_task_and_method_and_draws_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "curves.png"
-    assert main(["--quick", "--seeds", "1", "--jobs", "2", "--output", str(picture)]) == 0
+    assert main(["--quick", "--seeds", "1", "--jobs", "1", "--output", str(picture)]) == 0
     output = capsys.readouterr().out
 
     names = [method.name for method in methods.available_methods()[0]]
@@ -54,11 +54,10 @@ def test_demo_prints_every_task_and_method_and_draws_a_picture(
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
 
 
-def test_parts_come_out_the_same_in_processes() -> None:
+def test_a_part_comes_out_the_same_in_a_process() -> None:
     plan = contrastive.make_plan(1, quick=True)
-    work = [parts.Job("contrastive", contrastive.compare, (plan,), plan.runs())] * 2
-    (here, _), there = parts.run(work, jobs=1, threads=1), parts.run(work, jobs=2, threads=1)
-    assert there == [here, here]
+    work = [parts.Job("contrastive", contrastive.compare, (plan,), plan.runs())]
+    assert parts.run(work, jobs=1, threads=1) == parts.run(work, jobs=2, threads=1)
 
 
 @pytest.mark.parametrize("task", data.TASKS, ids=lambda task: task.name)

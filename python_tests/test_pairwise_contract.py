@@ -217,6 +217,28 @@ def test_gradients_of_one_side_only(f: Callable[..., Tensor]) -> None:
 
 
 @each_function
+def test_gradient_asked_for_again_and_of_scores_written_since(f: Callable[..., Tensor]) -> None:
+    x, y = randn(5, seed=1).requires_grad_(), randn(7, seed=2).requires_grad_()
+    loss = f(x, y).square().sum()
+    first = torch.autograd.grad(loss, (x, y), retain_graph=True)
+    for one, two in zip(first, torch.autograd.grad(loss, (x, y)), strict=True):
+        assert torch.equal(one, two)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, (x, y))
+    loss = f(x, y).sum()
+    with torch.no_grad():
+        y += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, (x, y))
+
+
+@each_function
+def test_function_transforms_are_refused(f: Callable[..., Tensor]) -> None:
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda x: f(x, randn(7, seed=2)).sum())(randn(5, seed=1))
+
+
+@each_function
 @pytest.mark.parametrize("linear", [True, False])  # is the upstream gradient a constant?
 def test_double_backward_raises(f: Callable[..., Tensor], linear: bool) -> None:
     x, y = randn(5, seed=1).requires_grad_(), randn(7, seed=2).requires_grad_()

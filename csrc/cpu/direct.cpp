@@ -16,7 +16,9 @@ static bool flushes(const PairTermParams& term) {
 
 // Few anchors and many items: cut the items, too, and add the parts in order.
 template <class T>
-void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Executor& executor) {
+void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Executor& executor,
+                 bool tiny_is_zero) {
+  const bool flushed = tiny_is_zero || flushes(call.term);
   constexpr int64_t kFewAnchors = 64, kItemGrain = 65536, kPairGrain = 1 << 17;
   const int64_t items = call.items.count, channels = call.items.channels;
   call.stride = anchors;
@@ -35,7 +37,7 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
       DirectRows<T> piece = call;
       piece.sums = partial + 2 * part * size;
       piece.slopes = piece.sums + size;
-      const FlushDenormals flush(flushes(call.term));
+      const FlushDenormals flush(flushed);
       kernel(piece, 0, anchors, begin, end);
     });
     for (int64_t k = 0; k < size; ++k) {
@@ -49,20 +51,21 @@ void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Ex
   }
   const int64_t grain = std::max<int64_t>(4, kPairGrain / items / 4 * 4);
   executor.for_range(anchors, grain, [&](int64_t, int64_t begin, int64_t end) {
-    const FlushDenormals flush(flushes(call.term));
+    const FlushDenormals flush(flushed);
     kernel(call, begin, end, 0, items);
   });
 }
 
 template <class T>
-void direct_columns(const DirectColumns<T>& call, const Executor& executor) {
+void direct_columns(const DirectColumns<T>& call, const Executor& executor, bool tiny_is_zero) {
+  const bool flushed = tiny_is_zero || flushes(call.term);
   constexpr int64_t kGroup = 64, kPairGrain = 1 << 17;
   const int64_t grain =
       std::max(kGroup, kPairGrain / std::max<int64_t>(1, call.anchor_count) / kGroup * kGroup);
   const auto kernel = call.term.above == Above::kNone ? kernels<T>().direct_columns
                                                       : kernels<T>().threshold_columns;
   executor.for_range(call.items.count, grain, [&](int64_t, int64_t begin, int64_t end) {
-    const FlushDenormals flush(flushes(call.term));
+    const FlushDenormals flush(flushed);
     kernel(call, begin, end);
   });
 }
@@ -116,8 +119,8 @@ std::unique_ptr<PairwiseSums<T>> make_direct_sums(const PairwiseSpec& spec, Anch
 }
 
 #define XRISK_INSTANTIATE(T)                                                                  \
-  template void direct_rows(DirectRows<T>, int64_t, Scratch&, const Executor&);               \
-  template void direct_columns(const DirectColumns<T>&, const Executor&);                     \
+  template void direct_rows(DirectRows<T>, int64_t, Scratch&, const Executor&, bool);         \
+  template void direct_columns(const DirectColumns<T>&, const Executor&, bool);               \
   template std::unique_ptr<PairwiseSums<T>> make_direct_sums(const PairwiseSpec&, Anchors<T>, \
                                                              Scratch&, const Executor&);
 XRISK_INSTANTIATE(float)

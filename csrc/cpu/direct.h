@@ -7,10 +7,13 @@
 
 namespace xrisk::cpu {
 
+// tiny_is_zero: whether numbers below the normal range may be taken for zero, whatever the term.
 template <class T>
-void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Executor& executor);
+void direct_rows(DirectRows<T> call, int64_t anchors, Scratch& scratch, const Executor& executor,
+                 bool tiny_is_zero = false);
 
 template <class T>
-void direct_columns(const DirectColumns<T>& call, const Executor& executor);
+void direct_columns(const DirectColumns<T>& call, const Executor& executor,
+                    bool tiny_is_zero = false);
 
 }  // namespace xrisk::cpu

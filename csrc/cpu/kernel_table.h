@@ -146,15 +146,17 @@ struct Kernels {
   void (*smooth_bins)(const SmoothGrid&, const T* scores, int64_t begin, int64_t end,
                       int32_t* bins);
   void (*smooth_moments)(const SmoothGrid&, const T* scores, const T* weights, const int32_t* slots,
-                         int64_t begin, int64_t end, double* moments);
+                         int64_t begin, int64_t end, int64_t bins, double* moments);
   void (*smooth_translate)(const SmoothTranslation&, int sign, int64_t begin, int64_t end,
                            T* local);
-  void (*smooth_rows)(const SmoothGrid&, const T* local, const T* scores, const int32_t* slots,
-                      double scale, int64_t begin, int64_t end, double* sums, double* slopes);
-  void (*smooth_columns)(const SmoothGrid&, const T* local, const T* scores, const T* weights,
-                         const int32_t* slots, double scale, bool add, int64_t begin, int64_t end,
-                         T* out);
-  void (*smooth_scan)(const ScanPass&, const T* scores, const T* weights);  // cpu/scan_inl.h
+  void (*smooth_rows)(const SmoothGrid&, const T* local, int64_t bins, const T* scores,
+                      const int32_t* slots, double scale, int64_t begin, int64_t end, T* sums,
+                      T* slopes);
+  void (*smooth_columns)(const SmoothGrid&, const T* local, int64_t bins, const T* scores,
+                         const T* weights, const int32_t* slots, double scale, bool add,
+                         int64_t begin, int64_t end, T* out);
+  // cpu/scan_inl.h
+  void (*smooth_scan)(const ScanPass&, const T* scores, const T* weights, T* values, T* slopes);
   // Surrogate value and slope, for the op that shows them to the tests.
   void (*surrogate)(Surrogate, const SurrogateParams&, const T* differences, int64_t count,
                     T* values, T* slopes);

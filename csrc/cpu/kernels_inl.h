@@ -17,6 +17,7 @@
 #include "cpu/sums_inl.h"
 #include "cpu/threshold_inl.h"
 #include "cpu/tile_inl.h"
+#include "cpu/translate_inl.h"
 
 namespace xrisk::cpu::XRISK_ISA {
 

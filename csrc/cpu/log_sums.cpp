@@ -101,7 +101,7 @@ class DirectLogSums final : public LogPairs<T> {
     rows.items = items_;
     rows.sums = masses;
     rows.slopes = slopes;
-    direct_rows(rows, anchors, scratch_, executor_);
+    direct_rows(rows, anchors, scratch_, executor_, tiny_is_zero());
     for (int64_t i = 0; i < anchors; ++i) {
       if (peaks_[i] == INFINITY) {  // phi itself is past the range of T
         log_sums[i] = slopes[i] = INFINITY;
@@ -119,7 +119,11 @@ class DirectLogSums final : public LogPairs<T> {
       return;
     }
     double* weights = scratch_.allocate<double>(call_.anchor_count);
-    for (int64_t i = 0; i < call_.anchor_count; ++i) weights[i] = anchor_weights[i] / masses[i];
+    double largest = 0.0;
+    for (int64_t i = 0; i < call_.anchor_count; ++i) {
+      weights[i] = anchor_weights[i] / masses[i];
+      largest = std::max(largest, std::abs(weights[i]));
+    }
     DirectColumns<T> columns;
     columns.term = call_.term;
     columns.anchors = call_.anchors;
@@ -128,10 +132,23 @@ class DirectLogSums final : public LogPairs<T> {
     columns.anchor_count = call_.anchor_count;
     columns.items = items_;
     columns.out = out;
-    direct_columns(columns, executor_);
+    direct_columns(columns, executor_, largest > 1e-20 && tiny_is_zero());
   }
 
  private:
+  // A steep temperature leaves most shares below the normal range, where arithmetic is slow. Beside
+  // the largest term, which is 1, they are nothing, even 10^9 of them, unless the weights differ
+  // by as much.
+  bool tiny_is_zero() const {
+    constexpr T kLight = T(1e-10), kHeavy = T(1e10);
+    bool alike = call_.term.inverse_temperature < 1e20;
+    const T* weights = call_.items.weights;
+    for (int64_t j = 0; weights != nullptr && j < call_.items.count; ++j) {
+      alike &= (weights[j] == 0) | ((weights[j] >= kLight) & (weights[j] <= kHeavy));
+    }
+    return alike;
+  }
+
   const LogSums<T> call_;
   Scratch& scratch_;
   const Executor& executor_;

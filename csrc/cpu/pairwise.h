@@ -40,6 +40,12 @@ class PairwiseSums {
   virtual void rows(ItemPass<T>& pass, double* sums, double* slopes) = 0;
   // anchor_weights: [C, P]; out: [M], overwritten
   virtual void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) = 0;
+  // The same with sums, slopes and weights in the type of the scores. False, and nothing is
+  // written, where the algorithm has no use for that.
+  virtual bool narrow_rows(ItemPass<T>&, T* /*sums*/, T* /*slopes*/) { return false; }
+  virtual bool narrow_columns(ItemPass<T>&, const T* /*anchor_weights*/, T* /*out*/) {
+    return false;
+  }
 };
 
 // How Algorithm::kSmooth sums; kCheapest looks at the scores. The others are for tests.

@@ -63,17 +63,17 @@ SortRecord<Key>* radix_passes(SortRecord<Key>* a, SortRecord<Key>* b, int64_t co
 
 }  // namespace detail
 
-// Ascending by key, ties in input order. Returns the sorted records: `records` or a scratch copy.
+// Ascending by key, ties in input order. Returns the sorted records: `records` or `other`, room for
+// as many.
 template <class Key>
-SortRecord<Key>* radix_sort(SortRecord<Key>* records, int64_t count, Scratch& scratch,
-                            const Executor& executor) {
+SortRecord<Key>* radix_sort(SortRecord<Key>* records, SortRecord<Key>* other, int64_t count,
+                            Scratch& scratch, const Executor& executor) {
   if (count <= 64) {
     std::sort(records, records + count, [](const auto& x, const auto& y) {
       return x.key != y.key ? x.key < y.key : x.payload < y.payload;
     });
     return records;
   }
-  auto* other = scratch.allocate<SortRecord<Key>>(count);
   if (count <= 4096) {
     uint32_t* histogram = scratch.allocate<uint32_t>(1 << 8);
     return detail::radix_passes<8>(records, other, count, 1, histogram, executor);
@@ -83,6 +83,14 @@ SortRecord<Key>* radix_sort(SortRecord<Key>* records, int64_t count, Scratch& sc
   const int64_t chunks = (count + grain - 1) / grain;
   uint32_t* histograms = scratch.allocate<uint32_t>(chunks << 11);
   return detail::radix_passes<11>(records, other, count, chunks, histograms, executor);
+}
+
+// The same with room from the scratch.
+template <class Key>
+SortRecord<Key>* radix_sort(SortRecord<Key>* records, int64_t count, Scratch& scratch,
+                            const Executor& executor) {
+  auto* other = scratch.allocate<SortRecord<Key>>(count > 64 ? count : 0);
+  return radix_sort(records, other, count, scratch, executor);
 }
 
 }  // namespace xrisk::cpu

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/flush_denormals.h"
 #include "cpu/smooth_table.h"
@@ -33,18 +34,40 @@ class SmoothSums final : public PairwiseSums<T> {
       : spec_(spec), anchors_(anchors), scratch_(scratch), executor_(executor) {}
 
   void rows(ItemPass<T>& pass, double* sums, double* slopes) override {
+    rows_of(pass, sums, slopes);
+  }
+  void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) override {
+    columns_of(pass, anchor_weights, out);
+  }
+  bool narrow_rows(ItemPass<T>& pass, T* sums, T* slopes) override {
+    if (pass.items.count > 0 && plan_of(pass).way == SmoothWay::kDirect) return false;
+    rows_of(pass, sums, slopes);
+    return true;
+  }
+  bool narrow_columns(ItemPass<T>& pass, const T* anchor_weights, T* out) override {
+    if (pass.items.count > 0 && plan_of(pass).way == SmoothWay::kDirect) return false;
+    columns_of(pass, anchor_weights, out);
+    return true;
+  }
+
+ private:
+  // Sums: double or T.
+  template <class Out>
+  void rows_of(ItemPass<T>& pass, Out* sums, Out* slopes) {
     const Items<T>& items = pass.items;
     if (items.count == 0) {
-      std::fill(sums, sums + items.channels * anchors_.count, 0.0);
-      std::fill(slopes, slopes + items.channels * anchors_.count, 0.0);
+      std::fill(sums, sums + items.channels * anchors_.count, Out(0));
+      std::fill(slopes, slopes + items.channels * anchors_.count, Out(0));
       return;
     }
     const SmoothPlan& plan = plan_of(pass);
-    if (plan.way == SmoothWay::kDirect) return direct().rows(pass, sums, slopes);
+    if constexpr (sizeof(Out) == sizeof(double)) {
+      if (plan.way == SmoothWay::kDirect) return direct().rows(pass, sums, slopes);
+    }
     for (int64_t c = 0; c < items.channels; ++c) {
       const T* weights = items.weights == nullptr ? nullptr : items.weights + c * items.count;
-      double* sum = sums + c * anchors_.count;
-      double* slope = slopes + c * anchors_.count;
+      Out* sum = sums + c * anchors_.count;
+      Out* slope = slopes + c * anchors_.count;
       if (plan.way == SmoothWay::kScan) {
         scan_rows(plan, items.count, weights, sum, slope);
         continue;
@@ -53,17 +76,41 @@ class SmoothSums final : public PairwiseSums<T> {
           local_polynomials(plan, items.scores, weights, items.count, plan.item_slots, true);
       executor_.for_range(anchors_.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
         const FlushDenormals flush;  // powers of scores next to the centre of a bin
-        kernels<T>().smooth_rows(plan.grid, local, anchors_.scores, plan.anchor_slots,
-                                 spec_.params.scale, begin, end, sum, slope);
+        evaluate_rows(plan, local, begin, end, sum, slope);
       });
     }
   }
 
-  void columns(ItemPass<T>& pass, const double* anchor_weights, T* out) override {
+  template <class Out>
+  void evaluate_rows(const SmoothPlan& plan, const T* local, int64_t begin, int64_t end, Out* sums,
+                     Out* slopes) const {
+    const auto evaluate = [&](int64_t first, int64_t last, T* values, T* derivatives) {
+      kernels<T>().smooth_rows(plan.grid, local, plan.bins, anchors_.scores, plan.anchor_slots,
+                               spec_.params.scale, first, last, values, derivatives);
+    };
+    if constexpr (std::is_same_v<Out, T>) {
+      evaluate(begin, end, sums + begin, slopes + begin);
+    } else {
+      constexpr int64_t kBlock = 1024;
+      T values[kBlock], derivatives[kBlock];
+      for (int64_t i = begin; i < end; i += kBlock) {
+        const int64_t size = std::min(kBlock, end - i);
+        evaluate(i, i + size, values, derivatives);
+        std::copy_n(values, size, sums + i);
+        std::copy_n(derivatives, size, slopes + i);
+      }
+    }
+  }
+
+  // Weights: double or T.
+  template <class Weight>
+  void columns_of(ItemPass<T>& pass, const Weight* anchor_weights, T* out) {
     const Items<T>& items = pass.items;
     if (items.count == 0) return;
     const SmoothPlan& plan = plan_of(pass);
-    if (plan.way == SmoothWay::kDirect) return direct().columns(pass, anchor_weights, out);
+    if constexpr (sizeof(Weight) == sizeof(double)) {
+      if (plan.way == SmoothWay::kDirect) return direct().columns(pass, anchor_weights, out);
+    }
     for (int64_t c = 0; c < items.channels; ++c) {
       const T* weights = items.weights == nullptr ? nullptr : items.weights + c * items.count;
       const T* sources = as_scores(anchor_weights + c * anchors_.count);
@@ -75,13 +122,12 @@ class SmoothSums final : public PairwiseSums<T> {
                                          plan.anchor_slots, false);
       executor_.for_range(items.count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
         const FlushDenormals flush;
-        kernels<T>().smooth_columns(plan.grid, local, items.scores, weights, plan.item_slots,
-                                    spec_.params.scale, c > 0, begin, end, out);
+        kernels<T>().smooth_columns(plan.grid, local, plan.bins, items.scores, weights,
+                                    plan.item_slots, spec_.params.scale, c > 0, begin, end, out);
       });
     }
   }
 
- private:
   bool logistic() const { return spec_.surrogate == Surrogate::kLogistic; }
 
   const SmoothPlan& plan_of(ItemPass<T>& pass) {
@@ -97,12 +143,15 @@ class SmoothSums final : public PairwiseSums<T> {
   }
 
   // The weights of the anchors in the type of the kernels.
-  const T* as_scores(const double* weights) {
-    if constexpr (sizeof(T) == sizeof(double)) {
+  template <class Weight>
+  const T* as_scores(const Weight* weights) {
+    if constexpr (std::is_same_v<Weight, T>) {
       return weights;
     } else {
       if (source_weights_ == nullptr) source_weights_ = scratch_.allocate<T>(anchors_.count);
-      for (int64_t i = 0; i < anchors_.count; ++i) source_weights_[i] = static_cast<T>(weights[i]);
+      executor_.for_range(anchors_.count, 65536, [&](int64_t, int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) source_weights_[i] = static_cast<T>(weights[i]);
+      });
       return source_weights_;
     }
   }
@@ -130,7 +179,7 @@ class SmoothSums final : public PairwiseSums<T> {
       std::memset(mine, 0, static_cast<size_t>(bytes));
       const int64_t begin = std::min(chunk * grain, count);
       const int64_t end = std::min(begin + grain, count);
-      kernels<T>().smooth_moments(plan.grid, scores, weights, slots, begin, end, mine);
+      kernels<T>().smooth_moments(plan.grid, scores, weights, slots, begin, end, plan.bins, mine);
     });
     if (chunks > 1) {
       executor_.for_range(size, 65536, [&](int64_t, int64_t begin, int64_t end) {
@@ -215,17 +264,40 @@ class SmoothSums final : public PairwiseSums<T> {
     return local_;
   }
 
+  // f(numbers, count, place) of the anchors or the items in ascending order, `place` that of the
+  // first of them, a piece at a time.
+  template <class F>
+  void for_sorted(const SmoothPlan& plan, int64_t items, bool anchors, F&& f) const {
+    constexpr int64_t kPiece = 512;
+    const uint32_t first = anchors ? 0 : static_cast<uint32_t>(anchors_.count);
+    executor_.for_range(anchors_.count + items, SmoothPlan::kScanGrain,
+                        [&](int64_t chunk, int64_t begin, int64_t end) {
+                          const int64_t below = plan.anchors_below[chunk];
+                          int64_t place = anchors ? below : begin - below;
+                          for (int64_t r = begin; r < end; r += kPiece) {
+                            uint32_t numbers[kPiece];
+                            int64_t count = 0;  // no branch: they come in any order
+                            for (int64_t k = r; k < std::min(r + kPiece, end); ++k) {
+                              numbers[count] = plan.order[k] - first;
+                              count += (plan.is_anchor[k] != 0) == anchors;
+                            }
+                            f(numbers, count, place);
+                            place += count;
+                          }
+                        });
+  }
+
   // Both directions of the scan; values (if wanted) and slopes in ascending order of the targets.
   void scan(const SmoothPlan& plan, int64_t items, bool to_anchors, const T* weights,
-            double* values[2], double* slopes[2]) {
+            T* const values[2], T* const slopes[2]) {
     const int64_t sources = to_anchors ? items : anchors_.count;
-    const uint32_t* order = to_anchors ? plan.item_order : plan.anchor_order;
     T* sorted = nullptr;
     if (weights != nullptr) {
       sorted = grown(sorted_weights_, sorted_capacity_, sources, scratch_);
-      executor_.for_range(sources, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-        for (int64_t k = begin; k < end; ++k) sorted[k] = weights[order[k]];
-      });
+      for_sorted(plan, items, !to_anchors,
+                 [&](const uint32_t* numbers, int64_t count, int64_t place) {
+                   for (int64_t k = 0; k < count; ++k) sorted[place + k] = weights[numbers[k]];
+                 });
     }
     // Powers of what decays are flushed, unless scores or weights that are would count.
     const T least = sizeof(T) == sizeof(float) ? T(1e-20) : T(1e-200);
@@ -243,43 +315,50 @@ class SmoothSums final : public PairwiseSums<T> {
       pass.to_anchors = to_anchors;
       pass.logistic = logistic();
       pass.descending = direction == 1;
-      pass.values = values == nullptr ? nullptr : values[direction];
-      pass.slopes = slopes[direction];
-      kernels<T>().smooth_scan(pass, static_cast<const T*>(plan.scores), sorted);
+      kernels<T>().smooth_scan(pass, static_cast<const T*>(plan.scores), sorted, values[direction],
+                               slopes[direction]);
     });
   }
 
-  void scan_rows(const SmoothPlan& plan, int64_t items, const T* weights, double* sums,
-                 double* slopes) {
-    const int64_t anchors = anchors_.count;
-    double* values[2] = {scanned(0, anchors), scanned(1, anchors)};
-    double* derivatives[2] = {scanned(2, anchors), scanned(3, anchors)};
+  template <class Out>
+  void scan_rows(const SmoothPlan& plan, int64_t items, const T* weights, Out* sums, Out* slopes) {
+    T* all = scanned(plan, 4 * anchors_.count);
+    T* const values[2] = {all, all + anchors_.count};
+    T* const derivatives[2] = {all + 2 * anchors_.count, all + 3 * anchors_.count};
     scan(plan, items, true, weights, values, derivatives);
-    executor_.for_range(anchors, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t i = plan.anchor_order[k];
-        sums[i] = values[0][k] + values[1][k];
-        slopes[i] = spec_.params.scale * (derivatives[0][k] + derivatives[1][k]);
+    const double scale = spec_.params.scale;
+    for_sorted(plan, items, true, [&](const uint32_t* numbers, int64_t count, int64_t place) {
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t i = numbers[k], at = place + k;
+        sums[i] = static_cast<Out>(values[0][at] + values[1][at]);
+        const double slope = static_cast<double>(derivatives[0][at] + derivatives[1][at]);
+        slopes[i] = static_cast<Out>(scale * slope);
       }
     });
   }
 
   void scan_columns(const SmoothPlan& plan, int64_t items, const T* sources, const T* weights,
                     bool add, T* out) {
-    double* derivatives[2] = {scanned(0, items), scanned(1, items)};
-    scan(plan, items, false, sources, nullptr, derivatives);
-    executor_.for_range(items, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t j = plan.item_order[k];
-        double slope = spec_.params.scale * (derivatives[0][k] + derivatives[1][k]);
+    T* all = scanned(plan, 2 * items);
+    T* const none[2] = {nullptr, nullptr};
+    T* const derivatives[2] = {all, all + items};
+    scan(plan, items, false, sources, none, derivatives);
+    const double scale = spec_.params.scale;
+    for_sorted(plan, items, false, [&](const uint32_t* numbers, int64_t count, int64_t place) {
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t j = numbers[k], at = place + k;
+        double slope = scale * static_cast<double>(derivatives[0][at] + derivatives[1][at]);
         if (weights != nullptr) slope *= static_cast<double>(weights[j]);
         out[j] = static_cast<T>(add ? static_cast<double>(out[j]) + slope : slope);
       }
     });
   }
 
-  double* scanned(int which, int64_t count) {
-    return grown(scanned_[which], scanned_capacity_[which], count, scratch_);
+  T* scanned(const SmoothPlan& plan, int64_t count) {
+    if (count * static_cast<int64_t>(sizeof(T)) <= plan.spare_bytes) {
+      return static_cast<T*>(plan.spare);
+    }
+    return grown(scanned_, scanned_capacity_, count, scratch_);
   }
 
   PairwiseSpec spec_;
@@ -295,8 +374,8 @@ class SmoothSums final : public PairwiseSums<T> {
   double* far_weight_ = nullptr;
   double* far_distance_ = nullptr;
   T* local_ = nullptr;
-  double* scanned_[4] = {};
-  int64_t scanned_capacity_[4] = {};
+  T* scanned_ = nullptr;
+  int64_t scanned_capacity_ = 0;
   T* sorted_weights_ = nullptr;
   int64_t sorted_capacity_ = 0;
 };

@@ -15,11 +15,13 @@ struct SmoothPlan {
   const int32_t* anchor_slots = nullptr;  // kScattered: [P], [M], places among them
   const int32_t* item_slots = nullptr;
   // kScan
+  static constexpr int64_t kScanGrain = 16384;
   const uint32_t* order = nullptr;         // [P + M], anchors and then items, by ascending score
   const void* scores = nullptr;            // [P + M] T, sorted
   const uint8_t* is_anchor = nullptr;      // [P + M]
-  const uint32_t* anchor_order = nullptr;  // [P], [M], ascending
-  const uint32_t* item_order = nullptr;
+  const int64_t* anchors_below = nullptr;  // of every kScanGrain-th of the sorted scores
+  void* spare = nullptr;                   // memory that the sort has left, if there was one
+  int64_t spare_bytes = 0;
 };
 
 // Whether rows of so many scores are worth keeping their order for the columns.

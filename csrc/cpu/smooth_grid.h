@@ -44,8 +44,6 @@ struct ScanPass {
   bool to_anchors = true;            // else to the items
   bool logistic = true;              // else sigmoid
   bool descending = false;
-  double* values = nullptr;  // of the targets, in ascending order of their scores; null: not wanted
-  double* slopes = nullptr;
 };
 
 }  // namespace xrisk::cpu

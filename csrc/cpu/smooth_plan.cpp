@@ -24,12 +24,17 @@ namespace {
 constexpr int64_t kGrain = 16384;
 constexpr double kMaxBins = 1 << 27;  // k * width_high is exact below
 constexpr int64_t kPage = 64;         // bins
+constexpr double kFewScores = 2048;   // too few to look which bins are in use
+constexpr double kCache = 2 << 20;
 
-// Nanoseconds for rows and columns on one core, fitted like the costs in cpu/pairwise.cpp.
+// Nanoseconds for rows and columns on one core, fitted like the costs in cpu/pairwise.cpp to 16 ..
+// 10^6 anchors and as many items, in ranges of 10 .. 10^9 temperatures.
 struct SmoothCosts {
   double fixed, score, pair_of_bins;    // bins
-  double located, fixed_scan, scanned;  // a score of the scattered bins and of the scan, on top
-  double pair;                          // direct, per float lane
+  double cold_score, cold_pair;         // more of both where the bins have left the cache
+  double located, scattered_pair;       // scattered bins: a score on top; a pair of them
+  double fixed_scan, scanned, doubled;  // scan: a score of few, and more for each doubling
+  double fixed_direct, anchor, pair;    // direct; a pair per float lane
 };
 
 template <class T>
@@ -37,13 +42,19 @@ SmoothCosts costs_of() {
   constexpr bool kWide = sizeof(T) == sizeof(double);
   const double lanes = kernel_table().lanes / 16.0;
   SmoothCosts costs;
-  costs.fixed = 500.0;
-  costs.score = (kWide ? 10.0 : 8.0) / std::sqrt(lanes);
-  costs.pair_of_bins = (kWide ? 20.0 : 6.0) / lanes;
-  costs.located = 6.0;
-  costs.fixed_scan = 2000.0;
-  costs.scanned = 100.0 / std::sqrt(lanes);
-  costs.pair = kWide ? 40.0 : 26.0;
+  costs.fixed = 1000.0;
+  costs.score = (kWide ? 7.0 : 4.0) / std::sqrt(lanes);
+  costs.pair_of_bins = (kWide ? 19.0 : 9.5) / lanes;
+  costs.cold_score = 6.0;
+  costs.cold_pair = kWide ? 30.0 : 4.0;
+  costs.located = 15.0;
+  costs.scattered_pair = (kWide ? 130.0 : 22.0) / std::sqrt(lanes);
+  costs.fixed_scan = kWide ? 7000.0 : 4000.0;
+  costs.scanned = (kWide ? 66.0 : 45.0) / std::sqrt(lanes);
+  costs.doubled = kWide ? 18.0 : 4.7;
+  costs.fixed_direct = 700.0;
+  costs.anchor = 4.0;
+  costs.pair = kWide ? 34.0 : 23.0;
   return costs;
 }
 
@@ -82,9 +93,11 @@ class Scatter {
           const Executor& executor)
       : plan_(plan), anchors_(anchors), items_(items), scratch_(scratch), executor_(executor) {}
 
-  bool run(int64_t limit) {
+  // Over the limit it gives up, as soon as a sample says so unless it is forced.
+  bool run(int64_t limit, bool forced) {
     const int64_t pages = plan_.bins / kPage + 1;
     int32_t* page_places = zeroed(pages);
+    if (!forced && !is_sparse(page_places, pages, limit / 8)) return false;
     int32_t* anchor_slots = scratch_.allocate<int32_t>(anchors_.count);
     int32_t* item_slots = scratch_.allocate<int32_t>(items_.count);
     mark(anchors_.scores, anchors_.count, anchor_slots, page_places);
@@ -126,6 +139,25 @@ class Scatter {
     return table;
   }
 
+  // False if a sample of the items says that most of the range is in use, or many more than `limit`
+  // pages. It meets a page again n^2 / 2 sum p^2 times, and by Cauchy and Schwarz there are at
+  // least 1 / sum p^2 of them. Leaves the sample's pages marked.
+  bool is_sparse(int32_t* page_places, int64_t pages, int64_t limit) const {
+    constexpr int64_t kMost = 32768, kEnough = 32;
+    const int64_t sample = std::min(kMost, items_.count / 8), step = items_.count / (sample + 1);
+    int64_t again = 0;
+    for (int64_t k = 0; k < sample; ++k) {
+      int32_t bin;
+      kernels<T>().smooth_bins(plan_.grid, items_.scores + k * step, 0, 1, &bin);
+      again += page_places[bin / kPage] != 0;
+      page_places[bin / kPage] = 1;
+    }
+    if (pages > 2 && 2 * (sample - again) > pages) return false;
+    const double draws = static_cast<double>(sample);
+    const double likely = 0.5 * draws * draws / static_cast<double>(std::max(again, kEnough));
+    return likely < 1.5 * static_cast<double>(limit);
+  }
+
   static void set(int32_t& mark) {  // by several threads, all the same
     if (__atomic_load_n(&mark, __ATOMIC_RELAXED) == 0) __atomic_store_n(&mark, 1, __ATOMIC_RELAXED);
   }
@@ -158,67 +190,69 @@ class Scatter {
   const Executor& executor_;
 };
 
-// Ascending numbers of the scores, anchors first.
-template <class T>
-const uint32_t* sorted_order(Anchors<T> anchors, const Items<T>& items, Scratch& scratch,
-                             const Executor& executor) {
-  using Key = decltype(sort_key(T{}));
-  const int64_t count = anchors.count + items.count;
-  auto* records = scratch.allocate<SortRecord<Key>>(count);
-  executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const T score = k < anchors.count ? anchors.scores[k] : items.scores[k - anchors.count];
-      records[k] = {sort_key(score + T(0)), static_cast<uint32_t>(k)};  // -0 becomes 0
-    }
-  });
-  const auto* sorted = radix_sort(records, count, scratch, executor);
-  uint32_t* order = scratch.allocate<uint32_t>(count);
-  executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) order[r] = sorted[r].payload;
-  });
-  return order;
-}
-
+// order: of an earlier plan for the same scores; null: none.
 template <class T>
 void plan_scan(SmoothPlan& plan, Anchors<T> anchors, const Items<T>& items, const uint32_t* order,
                Scratch& scratch, const Executor& executor) {
+  using Key = decltype(sort_key(T{}));
+  constexpr int64_t kScanGrain = SmoothPlan::kScanGrain;
   const int64_t count = anchors.count + items.count;
+  const int64_t chunks = (count + kScanGrain - 1) / kScanGrain;
   const uint32_t first_item = static_cast<uint32_t>(anchors.count);
-  if (order == nullptr) order = sorted_order(anchors, items, scratch, executor);
   uint8_t* is_anchor = scratch.allocate<uint8_t>(count);
-  T* scores = scratch.allocate<T>(count);
-  std::vector<int64_t> anchors_below(static_cast<size_t>((count + kGrain - 1) / kGrain));
-  executor.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+  int64_t* anchors_below = scratch.allocate<int64_t>(chunks);
+  T* scores;
+  const auto mark = [&](int64_t chunk, int64_t begin, int64_t end) {
     int64_t found = 0;
     for (int64_t r = begin; r < end; ++r) {
-      const uint32_t number = order[r];
-      const bool is = number < first_item;
-      scores[r] = *(is ? anchors.scores + number : items.scores + (number - first_item));
-      is_anchor[r] = is;
-      found += is;
+      is_anchor[r] = order[r] < first_item;
+      found += is_anchor[r];
     }
-    anchors_below[static_cast<size_t>(chunk)] = found;
-  });
+    anchors_below[chunk] = found;
+  };
+  if (order != nullptr) {
+    scores = scratch.allocate<T>(count);
+    executor.for_range(count, kScanGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const uint32_t number = order[r];
+        const bool is = number < first_item;  // a choice, not a branch: they come in any order
+        scores[r] = (is ? anchors.scores : items.scores)[number - (is ? 0 : first_item)];
+      }
+      mark(chunk, begin, end);
+    });
+  } else {
+    auto* records = scratch.allocate<SortRecord<Key>>(count);
+    auto* other = scratch.allocate<SortRecord<Key>>(count);
+    executor.for_range(count, kScanGrain, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const T score = k < anchors.count ? anchors.scores[k] : items.scores[k - anchors.count];
+        records[k] = {sort_key(score + T(0)), static_cast<uint32_t>(k)};  // -0 becomes 0
+      }
+    });
+    auto* sorted = radix_sort(records, other, count, scratch, executor);
+    // Fresh pages are dear: the memory of the sort takes what follows.
+    void* free = sorted == records ? other : records;
+    scores = static_cast<T*>(free);
+    uint32_t* numbers = reinterpret_cast<uint32_t*>(scores + count);
+    order = numbers;
+    executor.for_range(count, kScanGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        numbers[r] = sorted[r].payload;
+        scores[r] = score_of_key(sorted[r].key);
+      }
+      mark(chunk, begin, end);
+    });
+    plan.spare = sorted;
+    plan.spare_bytes = count * static_cast<int64_t>(sizeof(*sorted));
+  }
   int64_t total = 0;
-  for (int64_t& found : anchors_below) total += std::exchange(found, total);
-  uint32_t* anchor_order = scratch.allocate<uint32_t>(anchors.count);
-  uint32_t* item_order = scratch.allocate<uint32_t>(items.count);
-  executor.for_range(count, kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
-    uint32_t* anchor = anchor_order + anchors_below[static_cast<size_t>(chunk)];
-    uint32_t* item = item_order + (begin - anchors_below[static_cast<size_t>(chunk)]);
-    for (int64_t r = begin; r < end; ++r) {
-      const bool is = is_anchor[r] != 0;
-      uint32_t* place = is ? anchor : item;  // a choice, not a branch: they come in any order
-      *place = order[r] - (is ? 0 : first_item);
-      anchor += is;
-      item += !is;
-    }
-  });
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    total += std::exchange(anchors_below[chunk], total);
+  }
   plan.way = SmoothWay::kScan;
   plan.order = order;
   plan.is_anchor = is_anchor;
-  plan.anchor_order = anchor_order;
-  plan.item_order = item_order;
+  plan.anchors_below = anchors_below;
   plan.scores = scores;
 }
 
@@ -249,15 +283,18 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
 
   const SmoothCosts costs = costs_of<T>();
   const double neighbours = std::min(bins, 2.0 * SmoothFit<T>::kReach + 1);
-  const double translation_cost = bins * neighbours * costs.pair_of_bins;
-  const double bins_cost = costs.fixed + n * costs.score + translation_cost;
-  const bool few = n < 2048;
-  const double scan_cost = costs.fixed_scan + n * costs.scanned;
+  const double bytes = bins * SmoothFit<T>::kTerms * (sizeof(double) + 2.0 * sizeof(T));
+  const double cold = std::min(1.0, bytes / kCache);
+  const double translation_cost = bins * neighbours * (costs.pair_of_bins + cold * costs.cold_pair);
+  const double bins_cost =
+      costs.fixed + n * (costs.score + cold * costs.cold_score) + translation_cost;
+  const bool few = n < kFewScores;
+  const double scanned = costs.scanned + costs.doubled * std::max(0.0, std::log2(n / 8192.0));
+  const double scan_cost = costs.fixed_scan + n * scanned;
   const double lanes = kernel_table().lanes * 4.0 / sizeof(T);
-  // exp() of what is subnormal is slow.
-  const double span = (range[1] - range[0]) * scale;
-  const double slow = span > (sizeof(T) == sizeof(float) ? 87.0 : 708.0) ? 8.0 : 1.0;
-  const double direct_cost = 4.0 * p + slow * p * m * costs.pair / lanes;
+  const double rounded_items = std::ceil(m / lanes) * lanes;
+  const double direct_cost =
+      costs.fixed_direct + p * costs.anchor + p * rounded_items * costs.pair / lanes;
   SmoothWay way = spec.smooth_way;
   if (way == SmoothWay::kCheapest) {
     if (direct_cost < std::min(bins_cost, scan_cost)) {
@@ -269,19 +306,18 @@ const SmoothPlan* make_smooth_plan(const PairwiseSpec& spec, Anchors<T> anchors,
     }
   }
   if (way != SmoothWay::kDirect && !countable) way = SmoothWay::kScan;
+  const double span = (range[1] - range[0]) * scale;
   if (!(span < 1e150)) way = SmoothWay::kDirect;  // nor does it fit a sum
   plan.way = way;
   plan.bins = countable ? static_cast<int64_t>(bins) : 0;
   if (way == SmoothWay::kScattered) {
-    // As many bins as cost what the scan costs.
-    const double reach = 2.0 * SmoothFit<T>::kReach + 1;
-    const double most =
-        n * (costs.scanned - costs.score - costs.located) / (reach * costs.pair_of_bins);
-    const int64_t limit = spec.smooth_way == SmoothWay::kCheapest
-                              ? static_cast<int64_t>(most)
-                              : 8 * (anchors.count + items.count);
-    if (!Scatter<T>(plan, anchors, items, scratch, executor).run(limit)) {
-      plan.way = SmoothWay::kScan;
+    // As many bins as cost what the cheaper of the others costs.
+    const double left = std::min(bins_cost, scan_cost) - n * (costs.score + costs.located);
+    const double most = left / ((2.0 * SmoothFit<T>::kReach + 1) * costs.scattered_pair);
+    const bool forced = spec.smooth_way != SmoothWay::kCheapest;
+    const int64_t limit = forced ? 8 * (anchors.count + items.count) : static_cast<int64_t>(most);
+    if (!Scatter<T>(plan, anchors, items, scratch, executor).run(limit, forced)) {
+      plan.way = !forced && bins_cost <= scan_cost ? SmoothWay::kBins : SmoothWay::kScan;
     }
   }
   if (plan.way == SmoothWay::kScan) {

@@ -11,7 +11,6 @@ namespace xrisk::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kOneBlock = 512;
 constexpr int kFewEntries = 512;
 
 unsigned blocks_for(int64_t count) {
@@ -43,7 +42,9 @@ StepSpace<T> carve(const ContrastiveStep<T, State>& call, Carver& carver) {
   space.positives = carver.take<double>(batch);
   space.shared = carver.take<double>(batch);
   space.constants = carver.take<double>(3);
+  space.partial = carver.take<double>(2 * blocks_for(batch));
   space.not_finite = carver.take<int>(1);
+  space.done = carver.take<unsigned>(1);
   space.seen = carver.take<AnchorExponents>(anchors);
   space.index = carver.take<int64_t>(anchors);
   space.exclude = carver.take<int64_t>(2 * anchors);
@@ -71,13 +72,14 @@ class Step {
       : call_(call),
         products_(products),
         stream_(stream),
-        step_{call, carve(call, carver), 0, 0.0, 0.0},
+        step_{call, carve(call, carver), 0, 0.0, 0.0, 0.0},
         average_bytes_(average_bytes(call)),
         average_space_(carver.take<char>(static_cast<int64_t>(average_bytes_))),
         similarities_(call, step_.space.exclude, carver) {
     step_.anchors = 2 * call.batch;
     const double rest = static_cast<double>(call.batch - 1);
     step_.count = call.bimodal ? rest : 2 * rest;
+    step_.log_count = std::log(step_.count);
     step_.share = 1.0 / static_cast<double>(call.bimodal ? 2 * call.batch : call.batch);
   }
 
@@ -89,7 +91,8 @@ class Step {
     if (call_.batch <= std::min<int64_t>(call_.few_entries, kFewEntries)) {
       MovingAverage<State, double, double> all = average_of(call_, call_.state, space);
       all.log_domain = true;
-      XRISK_LAUNCH((few_kernel<kFewEntries, T, State>), 1, kFewEntries, 0, stream_, step_, all);
+      XRISK_LAUNCH_CHAINED((few_kernel<kFewEntries, T, State>), 1, kFewEntries, stream_, step_,
+                           all);
     } else {
       error = many();
     }
@@ -105,18 +108,17 @@ class Step {
   cudaError_t many() {
     const bool shared = !call_.bimodal && !call_.per_view, averages = call_.state != nullptr;
     const auto phase = [&](Phase which) {
-      XRISK_LAUNCH((entries_kernel<T, State>), blocks_for(call_.batch), kThreads, 0, stream_, step_,
-                   which, shared);
+      XRISK_LAUNCH_CHAINED((entries_kernel<kThreads, T, State>), blocks_for(call_.batch), kThreads,
+                           stream_, step_, which, shared);
     };
-    XRISK_LAUNCH((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, 0, stream_,
-                 step_);
+    XRISK_LAUNCH_CHAINED((observe_kernel<T, State>), blocks_for(step_.anchors), kThreads, stream_,
+                         step_);
     phase(averages ? Phase::kBefore : Phase::kBoth);
     if (averages) {
       const cudaError_t error = average();
       if (error != cudaSuccess) return error;
       phase(Phase::kAfter);
     }
-    XRISK_LAUNCH((value_kernel<kOneBlock, T, State>), 1, kOneBlock, 0, stream_, step_);
     return cudaGetLastError();
   }
 

@@ -31,7 +31,7 @@ struct ContrastiveViews {
   bool normalize = true;
 
   int64_t block = Similarities<T>::kBlock;  // rows and columns of similarities at a time
-  int64_t half_block = HalfSimilarities().block;
+  int64_t half_block = 0;                   // of halves; 0: block_of
   int64_t small_anchors = 2048;  // up to that many: cuda/small_similarity_kernels.h, of narrow rows
   T* embeddings = nullptr;       // [2, B, D], scratch; not of halves
   T* gradient = nullptr;         // [2, B, D], or null: not wanted

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda/block.h"
+#include "cuda/chained_launch.h"
 #include "cuda/platform.h"
 
 namespace xrisk::cuda {
@@ -112,6 +113,7 @@ __device__ __forceinline__ void store_piece(const T (&values)[kWide], T* to) {
 template <int kHeld, class Embeddings, class T>
 __global__ void finish_kernel(Embeddings e, const T* pulls, const double* norms, int64_t batch,
                               bool normalize, T* gradient) {
+  follow_previous();
   constexpr int kWide = Embeddings::kWide, kStep = 32 * kWide;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (i >= 2 * batch) return;

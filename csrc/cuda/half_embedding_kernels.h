@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "cuda/block.h"
+#include "cuda/chained_launch.h"
 #include "cuda/platform.h"
 #include "cuda/tensor_core.h"
 
@@ -51,6 +52,7 @@ template <class Half, int kWide, class Prepare>
 __global__ void pack_kernel(const uint16_t* view1, const uint16_t* view2, int64_t batch,
                             int64_t width, bool normalize, uint16_t* e, float* scales,
                             double* norms, double* dots, Prepare prepare) {
+  follow_previous();
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (i >= batch) return;
   if (lane_index() < 2) prepare(i + lane_index() * batch);

@@ -34,7 +34,9 @@ int64_t block_count(const HalfSimilarities& problem) {
 }
 
 bool keeps(const HalfSimilarities& problem) {
-  return problem.keep && block_count(problem) <= problem.most_kept;
+  const int64_t each =
+      std::min(problem.block, problem.rows) * std::min(problem.block, problem.columns);
+  return problem.keep && block_count(problem) * each <= problem.most_kept;
 }
 
 Space carve(const HalfSimilarities& problem, Carver& carver) {
@@ -63,6 +65,18 @@ cudaError_t for_each_product(const HalfSimilarities& problem, const Space& space
                         });
 }
 
+// Tiles of a strip: as many as leave a strip for each place of a large device.
+int strip_of(const HalfSimilarities& problem, const SimilarityBlock& block) {
+  if (problem.strip > 0) return static_cast<int>(problem.strip);
+  const int64_t tiles = pieces(block.columns, kPairColumns) * pieces(block.rows, kPairRows);
+  return static_cast<int>(std::clamp<int64_t>(tiles / 512, 1, kMostTiles));
+}
+
+dim3 strips_of(const SimilarityBlock& block, int tiles) {
+  return dim3(static_cast<unsigned>(pieces(block.columns, kPairColumns)),
+              static_cast<unsigned>(pieces(block.rows, kPairRows * tiles)));
+}
+
 ProductBlock product_block(const HalfSimilarities& problem, const SimilarityBlock& block,
                            const float* products, int64_t stride) {
   ProductBlock b{};
@@ -76,12 +90,8 @@ ProductBlock product_block(const HalfSimilarities& problem, const SimilarityBloc
   b.y_scales = problem.symmetric ? problem.x_scales : problem.y_scales;
   b.exclude = problem.exclude;
   b.exclusions = problem.exclusions;
+  b.tiles = strip_of(problem, block);
   return b;
-}
-
-dim3 tiles_of(const SimilarityBlock& block) {
-  return dim3(static_cast<unsigned>(pieces(block.columns, kPairColumns)),
-              static_cast<unsigned>(pieces(block.rows, kPairRows)));
 }
 
 // The products of a block's weights with the rows of either side.
@@ -137,21 +147,21 @@ cudaError_t launch_half_sums(const HalfSimilarities& problem, const float* row_i
   const float* other_inverses = problem.symmetric ? row_inverses : column_inverses;
   return for_each_product(problem, space, [&](const SimilarityBlock& block, float* to) {
     const bool both = others.peaks != nullptr && !block.diagonal;
+    const ProductBlock b = product_block(problem, block, to, space.products_stride);
+    const dim3 grid = strips_of(block, b.tiles);
     TileSums across = space.rows, down = both ? space.columns : TileSums{};
     across.anchors = block.rows;
     down.anchors = block.columns;
     multiply_block(problem, block, to, space.products_stride, products);
-    XRISK_LAUNCH(tile_sums_kernel, tiles_of(block), kPairThreads, 0, stream,
-                 product_block(problem, block, to, space.products_stride), row_inverses, across,
-                 other_inverses, down);
-    const MergedSide of_rows{across, tiles_of(block).x, block.row, block.rows, row_inverses,
-                             rows,   block.column == 0};
-    const MergedSide of_columns{
-        down,   tiles_of(block).y, block.column, both ? block.columns : 0, other_inverses,
-        others, block.row == 0};
-    XRISK_LAUNCH(merge_tiles_kernel,
-                 static_cast<unsigned>(pieces(of_rows.count, 32) + pieces(of_columns.count, 32)),
-                 32 * kMergeGroups, 0, stream, of_rows, of_columns);
+    XRISK_LAUNCH_CHAINED(tile_sums_kernel, grid, kPairThreads, stream, b, row_inverses, across,
+                         other_inverses, down);
+    const MergedSide of_rows{across,       grid.x, block.row,        block.rows,
+                             row_inverses, rows,   block.column == 0};
+    const MergedSide of_columns{down,           grid.y, block.column,  both ? block.columns : 0,
+                                other_inverses, others, block.row == 0};
+    const int64_t merging = pieces(of_rows.count, 32) + pieces(of_columns.count, 32);
+    XRISK_LAUNCH_CHAINED(merge_tiles_kernel, static_cast<unsigned>(merging), 32 * kMergeGroups,
+                         stream, of_rows, of_columns);
     return cudaGetLastError();
   });
 }
@@ -181,12 +191,13 @@ cudaError_t launch_half_gradients(const HalfSimilarities& problem, const PairWei
       multiply_block(problem, block, at, space.products_stride, products);
     }
     const ProductBlock b = product_block(problem, block, at, space.products_stride);
+    const dim3 grid = strips_of(block, b.tiles);
     if (problem.bfloat16) {
-      XRISK_LAUNCH((half_weights_kernel<Bfloat16>), tiles_of(block), kPairThreads, 0, stream, b,
-                   rows, others, nullptr, space.weights, space.weights_stride);
+      XRISK_LAUNCH_CHAINED((half_weights_kernel<Bfloat16>), grid, kPairThreads, stream, b, rows,
+                           others, nullptr, space.weights, space.weights_stride);
     } else {
-      XRISK_LAUNCH((half_weights_kernel<Float16>), tiles_of(block), kPairThreads, 0, stream, b,
-                   rows, others, fit, space.weights, space.weights_stride);
+      XRISK_LAUNCH_CHAINED((half_weights_kernel<Float16>), grid, kPairThreads, stream, b, rows,
+                           others, fit, space.weights, space.weights_stride);
     }
     add_gradients(problem, block, space, dx, dy, products);
     return cudaGetLastError();

@@ -33,16 +33,23 @@ struct HalfSimilarities {
   const int64_t* exclude = nullptr;  // [N, E] columns that row i leaves out, -1 for none
   int64_t exclusions = 0;
 
-  // Similarities of one block at a time: 64 MiB of floats and 32 MiB of weights, whose products
-  // with the rows have tiles enough for 132 processors. Of 1024, 2048 and 4096 the fastest in every
-  // race of 4096 and more rows on an H200 (benchmarks/results), by 10 to 30%; larger ones gain
-  // nothing.
+  // Rows and columns of similarities at a time; block_of chooses.
   int64_t block = 4096;
-  // Whether launch_half_gradients finds in its workspace what launch_half_sums left there: up to
-  // `most_kept` blocks stay, and more are multiplied again.
+  // Whether launch_half_gradients finds in its workspace what launch_half_sums left there: all
+  // similarities, if there are no more than `most_kept` (192 MiB: one modality of 2 x 4096 rows);
+  // else they are multiplied again.
   bool keep = false;
-  int64_t most_kept = 3;  // 192 MiB: one modality of 2 x 4096 rows
+  int64_t most_kept = 3 * 4096 * 4096;
+  int64_t strip = 0;  // tiles that a thread block works through, 1 to 4; 0: chosen
 };
+
+// Blocks of 4096 x 4096 (64 MiB of floats and 32 MiB of weights) or, of more than 8192 rows by more
+// than 8192 columns, of 8192 x 8192 (256 and 128 MiB). Measured on an H200, fused steps in a graph:
+// 2048 takes 1.2 to 1.5 times as long as 4096 from 4096 rows on; 8192 takes 0.86 to 0.93 of the
+// time of 4096 at 16384 and 32768 rows by as many columns, and 1.02 to 1.05 at 8192.
+inline int64_t block_of(int64_t rows, int64_t columns) {
+  return rows > 8192 && columns > 8192 ? 8192 : 4096;
+}
 
 // For either launcher, which both get the same memory if similarities are to be kept.
 size_t half_similarity_workspace_bytes(const HalfSimilarities& problem);

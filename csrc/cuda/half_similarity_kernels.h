@@ -4,156 +4,23 @@
 //   merge:    of the tiles of a block, into what earlier blocks left
 //   weights:  V = the weights of the pair, times both scales, in 16 bits
 //
-// Mapping: a thread block has a tile of 64 rows by 128 columns, a warp 8 of its rows, a lane 4
-// columns of each, in registers: the block of products is read once for the sums of both sides, and
-// once for the weights. Every part has one thread block, and parts are added in one order. Bytes: 4
-// a pair for sums, 4 and 2 for weights. Instructions: two exponentials a pair each, which the
-// special function units need 9 us for at 4096 x 4096, and about 20 others; bytes need 16 and 24.
-// So what a pair needs is kept small where the tile is whole and no pair of it is left out. The
-// sums begin with the tiles that the product wrote last, the weights with those that the sums read
-// last: these are in L2. Exponents are taken to base 2. Hazards: as cuda/similarity_kernels.h; what
-// lies outside of the block or is excluded becomes kLeftOut, which is finite, so that 0 times it is
-// 0.
+// Mapping: a thread block has a strip of tiles of 64 rows by 128 columns, one below the other, a
+// warp 8 rows of each, a lane 4 columns of these: the block of products is read once for the sums
+// of both sides, and once for the weights. While a tile is worked on, each thread's numbers of the
+// next are copied into its own places of shared memory. Every part has one thread block, and parts
+// are added in one order. Bytes: 4 a pair for sums, 4 and 2 for weights: 16 and 24 us at 4096 x
+// 4096. Instructions: two exponentials a pair each, which the special function units need 9 us for,
+// and about 20 others. The sums begin with the tiles that the product wrote last, the weights with
+// those that the sums read last: these are in L2. Exponents are taken to base 2. Hazards: as
+// cuda/similarity_kernels.h; what lies outside of the block or is excluded becomes kLeftOut.
 #pragma once
 
-#include "cuda/half_similarity.h"
+#include "cuda/chained_launch.h"
+#include "cuda/half_tiles.h"
 #include "cuda/pair_weights.h"
-#include "cuda/similarity_kernels.h"
-#include "cuda/similarity_sums.h"
 #include "cuda/tensor_core.h"
 
 namespace xrisk::cuda {
-
-constexpr int kWarpRows = 8;
-constexpr int kLaneColumns = 4;
-constexpr int kPairRows = 64;  // of a tile
-constexpr int kPairColumns = 128;
-constexpr int kPairWarps = kPairRows / kWarpRows;
-constexpr int kPairThreads = 32 * kPairWarps;
-constexpr int kPairBlocks = 4;  // a processor; of weights one less, for their registers
-
-// A block of products and where it lies.
-struct ProductBlock {
-  const float* products;  // [rows, stride]
-  int64_t stride;         // a multiple of 4
-  int64_t row, rows, column, columns;
-  const float* x_scales;  // of the whole problem
-  const float* y_scales;
-  const int64_t* exclude;
-  int64_t exclusions;
-};
-
-// Bits of the columns of the tile that the warp's rows leave out; false if there are none.
-__device__ __forceinline__ bool mark_excluded(const ProductBlock& b, int64_t row, int64_t column,
-                                              uint32_t (*left_out)[kPairColumns / 32]) {
-  if (b.exclusions == 0) return false;
-  const int lane = lane_index();
-  bool any = false;
-  if (lane < kWarpRows) {
-    uint32_t* words = left_out[kWarpRows * warp_index() + lane];
-    for (int w = 0; w < kPairColumns / 32; ++w) words[w] = 0;
-    if (row + lane < b.rows) {
-      const int64_t* exclude = b.exclude + (b.row + row + lane) * b.exclusions;
-      for (int64_t e = 0; e < b.exclusions; ++e) {
-        const int64_t k = exclude[e] - b.column - column;
-        if (k < 0 || k >= kPairColumns) continue;
-        words[k / 32] |= 1u << k % 32;
-        any = true;
-      }
-    }
-  }
-  __syncwarp();
-  return __any_sync(kWholeWarp, any) != 0;
-}
-
-// Whether the tile lies inside of the block.
-__device__ __forceinline__ bool whole_tile(const ProductBlock& b, int64_t row, int64_t column) {
-  return row + kPairRows <= b.rows && column + kPairColumns <= b.columns;
-}
-
-// The lane's products, of kRows rows from `row` on and of its columns: where there are none, any.
-// kLast: nobody reads them again.
-template <int kRows, bool kLast>
-__device__ __forceinline__ void load_products(const ProductBlock& b, int64_t row, int64_t column,
-                                              bool whole, float4 (&found)[kRows]) {
-  const int64_t mine = column + kLaneColumns * lane_index();
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    found[r] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    // the stride leaves room for the last four
-    if (!whole && !(row + r < b.rows && mine < b.columns)) continue;
-    const float4* from = reinterpret_cast<const float4*>(b.products + (row + r) * b.stride + mine);
-    found[r] = kLast ? __ldcs(from) : *from;
-  }
-}
-
-// Similarities that lie outside of the block or are marked become kLeftOut; `first`: of the warp's
-// rows, which start with `row`.
-template <int kRows>
-__device__ __forceinline__ void leave_out(const ProductBlock& b, int64_t row, int first,
-                                          int64_t column, bool marked,
-                                          const uint32_t (*left_out)[kPairColumns / 32],
-                                          float (&s)[kRows][kLaneColumns]) {
-  const int lane = lane_index();
-  const int64_t mine = column + kLaneColumns * lane;
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    uint32_t bits = 0;
-    if (marked) {
-      bits = left_out[kWarpRows * warp_index() + first + r][lane / 8] >> lane % 8 * kLaneColumns;
-    }
-    const bool there = row + first + r < b.rows;
-#pragma unroll
-    for (int k = 0; k < kLaneColumns; ++k) {
-      if (!there || mine + k >= b.columns || (bits >> k & 1) != 0) s[r][k] = kLeftOut;
-    }
-  }
-}
-
-// Those of the lane's columns.
-__device__ __forceinline__ void load_column_scales(const ProductBlock& b, int64_t column,
-                                                   float (&scales)[kLaneColumns]) {
-  const int64_t mine = column + kLaneColumns * lane_index();
-#pragma unroll
-  for (int k = 0; k < kLaneColumns; ++k) {
-    scales[k] =
-        b.y_scales != nullptr && mine + k < b.columns ? b.y_scales[b.column + mine + k] : 1.0f;
-  }
-}
-
-__device__ __forceinline__ void scale_products(const float4& found, float row_scale,
-                                               const float (&scales)[kLaneColumns],
-                                               float (&s)[kLaneColumns]) {
-  s[0] = found.x * row_scale * scales[0];
-  s[1] = found.y * row_scale * scales[1];
-  s[2] = found.z * row_scale * scales[2];
-  s[3] = found.w * row_scale * scales[3];
-}
-
-// Eight values a lane, each reduced over the warp: lane l gets that of row l / 4. A fifth of the
-// shuffles of eight reductions, since half of the rows are handed over at each distance.
-template <class F>
-__device__ __forceinline__ float reduce_rows(const float (&values)[kWarpRows], F combine) {
-  const int lane = lane_index();
-  float four[4], two[2];
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const bool upper = (lane & 16) != 0;
-    const float sent = upper ? values[k] : values[k + 4];
-    four[k] = combine(upper ? values[k + 4] : values[k], __shfl_xor_sync(kWholeWarp, sent, 16));
-  }
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    const bool upper = (lane & 8) != 0;
-    const float sent = upper ? four[k] : four[k + 2];
-    two[k] = combine(upper ? four[k + 2] : four[k], __shfl_xor_sync(kWholeWarp, sent, 8));
-  }
-  const bool upper = (lane & 4) != 0;
-  const float sent = upper ? two[0] : two[1];
-  float one = combine(upper ? two[1] : two[0], __shfl_xor_sync(kWholeWarp, sent, 4));
-  one = combine(one, __shfl_xor_sync(kWholeWarp, one, 2));
-  return combine(one, __shfl_xor_sync(kWholeWarp, one, 1));
-}
 
 // Sums of the tiles of a block: [tiles, anchors of the block]. Moments are of s less the peak, a
 // peak is kLeftOut if there is none.
@@ -172,80 +39,116 @@ __device__ __forceinline__ void store_part(const TileSums& parts, int64_t anchor
   parts.moments[to] = moment;
 }
 
+__device__ __forceinline__ float float_of(const float4& four, int k) {
+  return reinterpret_cast<const float*>(&four)[k];
+}
+
 __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     tile_sums_kernel(ProductBlock b, const float* row_inverses, TileSums rows,
                      const float* column_inverses, TileSums columns) {
-  XRISK_SHARED(uint32_t, left_out, [kPairRows][kPairColumns / 32]);
-  XRISK_SHARED(float4, highs, [kPairWarps][kPairColumns / kLaneColumns]);
-  XRISK_SHARED(float4, masses, [kPairWarps][kPairColumns / kLaneColumns]);
-  XRISK_SHARED(float4, moments, [kPairWarps][kPairColumns / kLaneColumns]);
+  follow_previous();
+  XRISK_SHARED(ExcludedBits, left_outs, [1]);
+  XRISK_SHARED(ComingProducts, comings, [1]);
+  XRISK_SHARED(float4, highs, [kPairThreads]);  // of the lane's columns and the warp's rows
+  XRISK_SHARED(float4, masses, [kPairThreads]);
+  XRISK_SHARED(float4, moments, [kPairThreads]);
+  ExcludedBits& left_out = left_outs[0];
+  ComingProducts& coming = comings[0];
   const int lane = lane_index(), warp = warp_index();
-  const int64_t tile_column = static_cast<int64_t>(blockIdx.x) * kPairColumns;
-  const int64_t down = gridDim.y - 1 - blockIdx.y, tile_row = down * kPairRows;
-  const int64_t row = tile_row + kWarpRows * warp;
-  const bool whole = whole_tile(b, tile_row, tile_column);
-  float4 found[kWarpRows];
-  load_products<kWarpRows, false>(b, row, tile_column, whole, found);
-  float scales[kLaneColumns];
-  load_column_scales(b, tile_column, scales);
-  const bool scaled = lane < kWarpRows && b.x_scales != nullptr && row + lane < b.rows;
-  const float scale_of_row = scaled ? b.x_scales[b.row + row + lane] : 1.0f;
-  const bool marked = mark_excluded(b, row, tile_column, left_out);
-  float s[kWarpRows][kLaneColumns];
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    scale_products(found[r], __shfl_sync(kWholeWarp, scale_of_row, r), scales, s[r]);
+  // within the block, and so within 32 bits
+  const int tile_column = static_cast<int>(blockIdx.x) * kPairColumns;
+  const int strip = static_cast<int>(gridDim.y - 1 - blockIdx.y);
+  const int strip_row = strip * b.tiles * kPairRows;
+  const bool both = columns.peaks != nullptr;
+  float row_scale = 1.0f, row_inverse = 1.0f;  // lane l: of the warp's row l / 4
+  const auto begin_tile = [&](int tile_row) {
+    const int row = tile_row + kWarpRows * warp, mine = row + lane / 4;
+    begin_products(b, row, tile_column, whole_tile(b, tile_row, tile_column), coming);
+    const bool there = mine < b.rows;
+    row_scale = there && b.x_scales != nullptr ? b.x_scales[b.row + mine] : 1.0f;
+    row_inverse = there ? row_inverses[b.row + mine] * kLog2E : 1.0f;
+  };
+  begin_tile(strip_row);
+  if (b.exclusions > 0) {
+    mark_excluded(b, strip_row, tile_column, left_out);
+    __syncthreads();
   }
-  if (!whole || marked) leave_out(b, row, 0, tile_column, marked, left_out, s);
 
-  float high[kWarpRows], mass[kWarpRows], moment[kWarpRows];
+#pragma unroll 1
+  for (int tile = 0; tile < b.tiles; ++tile) {
+    const int tile_row = strip_row + tile * kPairRows, row = tile_row + kWarpRows * warp;
+    if (tile_row >= b.rows) break;
+    const int member = tile * kPairRows + kWarpRows * warp;
+    const bool whole = whole_tile(b, tile_row, tile_column);
+    const bool marked = b.exclusions > 0 && leaves_out(left_out, member);
+    const float inverse_of_row = row_inverse;
+    float scales[kLaneColumns];
+    load_column_scales(b, tile_column, scales);
+    end_copies();
+    float s[kWarpRows][kLaneColumns];
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    high[r] = fmaxf(fmaxf(s[r][0], s[r][1]), fmaxf(s[r][2], s[r][3]));
-  }
-  const float peak = reduce_rows(high, Max()), reference_of_row = reference_of(peak);
-  const bool mine = row + lane / 4 < b.rows;
-  const float inverse_of_row = mine ? row_inverses[b.row + row + lane / 4] * kLog2E : 1.0f;
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    const float reference = __shfl_sync(kWholeWarp, reference_of_row, 4 * r);
-    const float inverse = __shfl_sync(kWholeWarp, inverse_of_row, 4 * r);
-    PartSums sums;
-#pragma unroll
-    for (int k = 0; k < kLaneColumns; ++k) sums.add(s[r][k], reference, inverse);
-    mass[r] = sums.mass;
-    moment[r] = sums.moment;
-  }
-  const float row_mass = reduce_rows(mass, Sum()), row_moment = reduce_rows(moment, Sum());
-  if (mine && lane % 4 == 0) {
-    store_part(rows, row + lane / 4, blockIdx.x, peak, row_mass, row_moment);
-  }
-  if (columns.peaks == nullptr) return;
+    for (int r = 0; r < kWarpRows; ++r) {
+      const float4 found = coming[r][threadIdx.x];
+      const float scale = __shfl_sync(kWholeWarp, row_scale, 4 * r);
+      s[r][0] = found.x * scale * scales[0];
+      s[r][1] = found.y * scale * scales[1];
+      s[r][2] = found.z * scale * scales[2];
+      s[r][3] = found.w * scale * scales[3];
+    }
+    if (tile + 1 < b.tiles && tile_row + kPairRows < b.rows) begin_tile(tile_row + kPairRows);
+    if (!whole || marked) leave_out(b, row, member, tile_column, marked, left_out, s);
 
-  // of the warp's rows, then of all
-  float most[kLaneColumns];
-  PartSums total[kLaneColumns];
+    float high[kWarpRows], mass[kWarpRows], moment[kWarpRows];
 #pragma unroll
-  for (int k = 0; k < kLaneColumns; ++k) {
-    const int64_t at = tile_column + kLaneColumns * lane + k;
-    const float inverse = at < b.columns ? column_inverses[b.column + at] * kLog2E : 1.0f;
-    most[k] = s[0][k];
+    for (int r = 0; r < kWarpRows; ++r) {
+      high[r] = fmaxf(fmaxf(s[r][0], s[r][1]), fmaxf(s[r][2], s[r][3]));
+    }
+    const float peak = reduce_rows(high, Max()), reference_of_row = reference_of(peak);
 #pragma unroll
-    for (int r = 1; r < kWarpRows; ++r) most[k] = fmaxf(most[k], s[r][k]);
-    const float reference = reference_of(most[k]);
+    for (int r = 0; r < kWarpRows; ++r) {
+      const float reference = __shfl_sync(kWholeWarp, reference_of_row, 4 * r);
+      const float inverse = __shfl_sync(kWholeWarp, inverse_of_row, 4 * r);
+      PartSums sums;
 #pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) total[k].add(s[r][k], reference, inverse);
+      for (int k = 0; k < kLaneColumns; ++k) sums.add(s[r][k], reference, inverse);
+      mass[r] = sums.mass;
+      moment[r] = sums.moment;
+    }
+    const float row_mass = reduce_rows(mass, Sum()), row_moment = reduce_rows(moment, Sum());
+    if (row + lane / 4 < b.rows && lane % 4 == 0) {
+      store_part(rows, row + lane / 4, blockIdx.x, peak, row_mass, row_moment);
+    }
+    if (!both) continue;
+    float most[kLaneColumns];
+    PartSums total[kLaneColumns];
+#pragma unroll
+    for (int k = 0; k < kLaneColumns; ++k) {
+      const int at = tile_column + kLaneColumns * lane + k;
+      const float inverse = at < b.columns ? column_inverses[b.column + at] * kLog2E : 1.0f;
+      const float before = tile == 0 ? kLeftOut : float_of(highs[threadIdx.x], k);
+      most[k] = before;
+#pragma unroll
+      for (int r = 0; r < kWarpRows; ++r) most[k] = fmaxf(most[k], s[r][k]);
+      if (tile > 0) {
+        total[k] = PartSums{float_of(masses[threadIdx.x], k), float_of(moments[threadIdx.x], k)};
+        total[k] = total[k].seen_from(before - most[k], inverse);
+      }
+      const float reference = reference_of(most[k]);
+#pragma unroll
+      for (int r = 0; r < kWarpRows; ++r) total[k].add(s[r][k], reference, inverse);
+    }
+    highs[threadIdx.x] = make_float4(most[0], most[1], most[2], most[3]);
+    masses[threadIdx.x] = make_float4(total[0].mass, total[1].mass, total[2].mass, total[3].mass);
+    moments[threadIdx.x] =
+        make_float4(total[0].moment, total[1].moment, total[2].moment, total[3].moment);
   }
-  highs[warp][lane] = make_float4(most[0], most[1], most[2], most[3]);
-  masses[warp][lane] = make_float4(total[0].mass, total[1].mass, total[2].mass, total[3].mass);
-  moments[warp][lane] =
-      make_float4(total[0].moment, total[1].moment, total[2].moment, total[3].moment);
+  if (!both) return;
   __syncthreads();
   const int at = static_cast<int>(threadIdx.x);
   if (at >= kPairColumns || tile_column + at >= b.columns) return;
   const float inverse = column_inverses[b.column + tile_column + at] * kLog2E;
   const auto part = [&](const auto& of, int w) {
-    return reinterpret_cast<const float*>(of[w])[at];
+    return float_of(of[32 * w + at / kLaneColumns], at % kLaneColumns);
   };
   float highest = kLeftOut;
   PartSums all;
@@ -258,7 +161,7 @@ __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     all.mass += seen.mass;
     all.moment += seen.moment;
   }
-  store_part(columns, tile_column + at, down, highest, all.mass, all.moment);
+  store_part(columns, tile_column + at, strip, highest, all.mass, all.moment);
 }
 
 // One side of a block, whose anchors have parts of `tiles` tiles. `fresh`: it is the first block of
@@ -272,10 +175,12 @@ struct MergedSide {
 };
 
 constexpr int kMergeGroups = 8;  // warps, that share out the tiles of 32 anchors
+constexpr int kMergeParts = 8;   // of a thread at once
 
 // A thread block 32 anchors: first those of the rows, then those of the columns.
 __global__ void __launch_bounds__(32 * kMergeGroups)
     merge_tiles_kernel(MergedSide rows, MergedSide columns) {
+  follow_previous();
   XRISK_SHARED(float, highs, [kMergeGroups][32]);
   XRISK_SHARED(double, masses, [kMergeGroups][32]);
   XRISK_SHARED(double, moments, [kMergeGroups][32]);
@@ -290,26 +195,44 @@ __global__ void __launch_bounds__(32 * kMergeGroups)
   const float inverse = there ? of_side(&MergedSide::inverses)[anchor] : 1.0f;
   const TileSums parts = of_side(&MergedSide::parts);
   float high = kLeftOut;
-#pragma unroll 8
-  for (int64_t t = group; there && t < tiles; t += kMergeGroups) {
-    high = fmaxf(high, parts.peaks[t * parts.anchors + at]);
-  }
   double mass = 0.0, moment = 0.0;
-#pragma unroll 8
-  for (int64_t t = group; there && t < tiles; t += kMergeGroups) {
-    const int64_t from = t * parts.anchors + at;
-    const PartSums seen = PartSums{parts.masses[from], parts.moments[from]}.seen_from(
-        parts.peaks[from] - high, inverse * kLog2E);
-    mass += static_cast<double>(seen.mass);
-    moment += static_cast<double>(seen.moment);
+  for (int64_t first = group; first < tiles; first += kMergeGroups * kMergeParts) {
+    float peaks[kMergeParts], part_masses[kMergeParts], part_moments[kMergeParts];
+#pragma unroll
+    for (int k = 0; k < kMergeParts; ++k) {  // all on their way at once
+      const int64_t t = first + k * kMergeGroups, from = t * parts.anchors + at;
+      const bool counts = there && t < tiles;
+      peaks[k] = counts ? parts.peaks[from] : kLeftOut;
+      part_masses[k] = counts ? parts.masses[from] : 0.0f;
+      part_moments[k] = counts ? parts.moments[from] : 0.0f;
+    }
+    float most = high;
+#pragma unroll
+    for (int k = 0; k < kMergeParts; ++k) most = fmaxf(most, peaks[k]);
+    PartSums total;
+#pragma unroll
+    for (int k = 0; k < kMergeParts; ++k) {
+      const PartSums seen =
+          PartSums{part_masses[k], part_moments[k]}.seen_from(peaks[k] - most, inverse * kLog2E);
+      total.mass += seen.mass;
+      total.moment += seen.moment;
+    }
+    const float gap = high - most;
+    const double factor = static_cast<double>(exp2_flushed(gap * (inverse * kLog2E)));
+    moment =
+        static_cast<double>(total.moment) + factor * (moment + mass * static_cast<double>(gap));
+    mass = static_cast<double>(total.mass) + factor * mass;
+    high = most;
   }
   highs[group][lane] = high;
   masses[group][lane] = mass;
   moments[group][lane] = moment;
   __syncthreads();
   if (group != 0 || !there) return;
+#pragma unroll
   for (int g = 1; g < kMergeGroups; ++g) high = fmaxf(high, highs[g][lane]);
   mass = moment = 0.0;
+#pragma unroll
   for (int g = 0; g < kMergeGroups; ++g) {
     const float gap = highs[g][lane] - high;
     const double factor = static_cast<double>(exp2_flushed(gap * (inverse * kLog2E)));
@@ -351,65 +274,86 @@ __global__ void __launch_bounds__(kBlock)
 
 // out: the block's weights, rows of `stride`, a multiple of 8.
 template <class Half>
-__global__ void __launch_bounds__(kPairThreads, kPairBlocks - 1)
+__global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     half_weights_kernel(ProductBlock b, PairWeights<float> rows, PairWeights<float> columns,
                         const float* fit, uint16_t* out, int64_t stride) {
-  XRISK_SHARED(uint32_t, left_out, [kPairRows][kPairColumns / 32]);
-  XRISK_SHARED(float4, of_rows, [kPairRows]);
-  XRISK_SHARED(float, row_scales, [kPairRows]);
+  follow_previous();
+  XRISK_SHARED(ExcludedBits, left_outs, [1]);
+  XRISK_SHARED(ComingProducts, comings, [1]);
+  XRISK_SHARED(float4, of_rows, [kStripRows]);
+  XRISK_SHARED(float, row_scales, [kStripRows]);
   XRISK_SHARED(float4, of_columns, [kPairColumns]);
   constexpr int kRows = kWarpRows / 2;  // at a time, for want of registers
+  ExcludedBits& left_out = left_outs[0];
+  ComingProducts& coming = comings[0];
   const int lane = lane_index(), warp = warp_index();
   const int64_t tile_column = static_cast<int64_t>(blockIdx.x) * kPairColumns;
-  const int64_t tile_row = static_cast<int64_t>(blockIdx.y) * kPairRows;
-  const int64_t row = tile_row + kWarpRows * warp;
-  const bool both = columns.weights != nullptr, whole = whole_tile(b, tile_row, tile_column);
-  float4 found[kRows];
-  load_products<kRows, true>(b, row, tile_column, whole, found);
+  const int64_t strip_row = static_cast<int64_t>(blockIdx.y) * b.tiles * kPairRows;
+  const bool both = columns.weights != nullptr;
+  const auto begin_tile = [&](int64_t tile_row) {
+    begin_products(b, tile_row + kWarpRows * warp, tile_column,
+                   whole_tile(b, tile_row, tile_column), coming);
+  };
+  begin_tile(strip_row);
+  const float scale = fit == nullptr ? 1.0f : fit[0];
   const float4 none = make_float4(0.0f, 0.0f, 1.0f, 0.0f);
-  const int k = static_cast<int>(threadIdx.x);
-  if (k < kPairRows) {
-    const bool there = tile_row + k < b.rows;
-    of_rows[k] = there ? anchor_weights(rows, b.row + tile_row + k) : none;
-    row_scales[k] = there && b.x_scales != nullptr ? b.x_scales[b.row + tile_row + k] : 1.0f;
-  } else if (k - kPairRows < kPairColumns) {
-    const int64_t at = tile_column + k - kPairRows;
-    of_columns[k - kPairRows] =
-        both && at < b.columns ? anchor_weights(columns, b.column + at) : none;
+  const int member = static_cast<int>(threadIdx.x);
+  const bool row_there = member < b.tiles * kPairRows && strip_row + member < b.rows;
+  const int64_t of_row = b.row + strip_row + member;
+  of_rows[member] = row_there ? anchor_weights(rows, of_row) : none;
+  of_rows[member].x *= scale;
+  row_scales[member] = row_there && b.x_scales != nullptr ? b.x_scales[of_row] : 1.0f;
+  if (member < kPairColumns) {
+    const int64_t at = tile_column + member;
+    of_columns[member] = both && at < b.columns ? anchor_weights(columns, b.column + at) : none;
+    of_columns[member].x *= scale;
   }
+  if (b.exclusions > 0) mark_excluded(b, strip_row, tile_column, left_out);
   float scales[kLaneColumns];
   load_column_scales(b, tile_column, scales);
   __syncthreads();
-  const bool marked = mark_excluded(b, row, tile_column, left_out);
   const int64_t mine = tile_column + kLaneColumns * lane;
-  if (mine >= b.columns) return;
   float4 across[kLaneColumns];
 #pragma unroll
   for (int c = 0; c < kLaneColumns; ++c) across[c] = of_columns[kLaneColumns * lane + c];
-  const float scale = fit == nullptr ? 1.0f : fit[0];
+
+#pragma unroll 1
+  for (int tile = 0; tile < b.tiles; ++tile) {
+    const int64_t tile_row = strip_row + tile * kPairRows, row = tile_row + kWarpRows * warp;
+    if (tile_row >= b.rows) break;
+    const int first = tile * kPairRows + kWarpRows * warp;  // the warp's first row of the strip
+    const bool whole = whole_tile(b, tile_row, tile_column);
+    const bool marked = b.exclusions > 0 && leaves_out(left_out, first);
+    end_copies();
+    float4 found[kRows];
 #pragma unroll
-  for (int first = 0; first < kWarpRows; first += kRows) {
-    float s[kRows][kLaneColumns];
+    for (int r = 0; r < kWarpRows; ++r) {
+      if (r % kRows == 0) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      scale_products(found[r], row_scales[kWarpRows * warp + first + r], scales, s[r]);
-    }
-    if (first == 0) load_products<kRows, true>(b, row + kRows, tile_column, whole, found);
-    if (!whole || marked) leave_out(b, row, first, tile_column, marked, left_out, s);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int64_t at = row + first + r;
-      if (at >= b.rows) break;
-      const float4 own = of_rows[kWarpRows * warp + first + r];
-      const float row_scale = scale * row_scales[kWarpRows * warp + first + r];
-      float weights[kLaneColumns];
+        for (int k = 0; k < kRows; ++k) found[k] = coming[r + k][threadIdx.x];
+      }
+      if (r == kWarpRows - kRows && tile + 1 < b.tiles && tile_row + kPairRows < b.rows) {
+        begin_tile(tile_row + kPairRows);
+      }
+      const float row_scale = row_scales[first + r];
+      const float products[kLaneColumns] = {found[r % kRows].x, found[r % kRows].y,
+                                            found[r % kRows].z, found[r % kRows].w};
+      float s[1][kLaneColumns], both_scales[kLaneColumns], weights[kLaneColumns];
 #pragma unroll
       for (int c = 0; c < kLaneColumns; ++c) {
-        weights[c] = pair_weight(s[r][c], own);
-        if (both) weights[c] += pair_weight(s[r][c], across[c]);
-        weights[c] *= row_scale * scales[c];
+        both_scales[c] = row_scale * scales[c];
+        s[0][c] = products[c] * both_scales[c];
       }
-      *reinterpret_cast<uint2*>(out + at * stride + mine) =
+      if (!whole || marked) leave_out(b, row + r, first + r, tile_column, marked, left_out, s);
+      const float4 own = of_rows[first + r];
+#pragma unroll
+      for (int c = 0; c < kLaneColumns; ++c) {
+        weights[c] = pair_weight(s[0][c], own);
+        if (both) weights[c] += pair_weight(s[0][c], across[c]);
+        weights[c] *= both_scales[c];
+      }
+      if (!whole && !(row + r < b.rows && mine < b.columns)) continue;
+      *reinterpret_cast<uint2*>(out + (row + r) * stride + mine) =
           make_uint2(Half::pack(weights[0], weights[1]), Half::pack(weights[2], weights[3]));
     }
   }

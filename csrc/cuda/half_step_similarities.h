@@ -2,6 +2,7 @@
 // streamed, or all at once for a small batch. Functions as cuda/step_similarities.h.
 #pragma once
 
+#include "cuda/chained_launch.h"
 #include "cuda/half_embedding_kernels.h"
 #include "cuda/small_similarity_kernels.h"
 #include "cuda/step_similarities.h"
@@ -70,7 +71,8 @@ class HalfStepSimilarities {
     problem_.width = views.width;
     problem_.exclude = exclude;
     problem_.exclusions = views.bimodal ? 1 : 2;
-    problem_.block = views.half_block;
+    problem_.block =
+        views.half_block > 0 ? views.half_block : block_of(problem_.rows, problem_.columns);
     problem_.keep = views.gradient != nullptr;
     space_ = carver.take<char>(
         static_cast<int64_t>(views.streamed ? streamed_workspace_bytes(problem_)
@@ -111,9 +113,9 @@ class HalfStepSimilarities {
       using Embeddings = decltype(e);
       constexpr int kHeld = Embeddings::kWide == 8 ? 4 : 1;  // pieces of a row in registers
       const auto finish = [&](auto held) {
-        XRISK_LAUNCH((finish_kernel<decltype(held)::value, Embeddings, float>),
-                     warps_of_rows(2 * batch), kEmbeddingThreads, 0, stream, e, pulls, norms, batch,
-                     views_.normalize, gradient);
+        XRISK_LAUNCH_CHAINED((finish_kernel<decltype(held)::value, Embeddings, float>),
+                             warps_of_rows(2 * batch), kEmbeddingThreads, stream, e, pulls, norms,
+                             batch, views_.normalize, gradient);
       };
       if (kHeld > 1 && views_.width <= 32 * kHeld * Embeddings::kWide) {
         finish(std::integral_constant<int, kHeld>{});
@@ -155,8 +157,8 @@ class SmallStepSimilarities {
   cudaError_t sums(const float* inverses, const ExpSums<float>& sums, const Lent&,
                    cudaStream_t stream) const {
     for_instance([&](auto depth, auto half) {
-      XRISK_LAUNCH((small_sums_kernel<decltype(depth)::value, decltype(half)>), grid(),
-                   kSmallThreads, 0, stream, batch(), inverses, sums);
+      XRISK_LAUNCH_CHAINED((small_sums_kernel<decltype(depth)::value, decltype(half)>), grid(),
+                           kSmallThreads, stream, batch(), inverses, sums);
     });
     return cudaGetLastError();
   }
@@ -164,9 +166,9 @@ class SmallStepSimilarities {
   cudaError_t gradients(const PairWeights<float>& weights, const float* pulls, const double* norms,
                         const Lent&, cudaStream_t stream) const {
     for_instance([&](auto depth, auto half) {
-      XRISK_LAUNCH((small_gradient_kernel<decltype(depth)::value, decltype(half)>), grid(),
-                   kSmallThreads, 0, stream, batch(), weights, pulls, norms, views_.normalize,
-                   views_.gradient);
+      XRISK_LAUNCH_CHAINED((small_gradient_kernel<decltype(depth)::value, decltype(half)>), grid(),
+                           kSmallThreads, stream, batch(), weights, pulls, norms, views_.normalize,
+                           views_.gradient);
     });
     return cudaGetLastError();
   }

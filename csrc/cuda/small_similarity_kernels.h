@@ -14,6 +14,7 @@
 
 #include <type_traits>
 
+#include "cuda/chained_launch.h"
 #include "cuda/pair_weights.h"
 #include "cuda/similarity_sums.h"
 #include "cuda/tensor_core.h"
@@ -76,13 +77,15 @@ __device__ __forceinline__ void stage_rows(const uint4 (&pieces)[kDepth], uint16
   }
 }
 
-// The warp's 16 owners, through its part of shared memory.
+// The warp's 16 owners, through its part of shared memory, and the pieces of its first others.
 template <int kDepth>
 __device__ __forceinline__ void load_owners(const SmallBatch& b, const SmallSide& side,
-                                            uint16_t* tile, LeftFragment (&owners)[kDepth]) {
-  uint4 pieces[kDepth];
-  read_rows<kDepth>(b, side.owner, side.first, side.count, pieces);
-  stage_rows<kDepth>(pieces, tile);
+                                            uint16_t* tile, LeftFragment (&owners)[kDepth],
+                                            uint4 (&pieces)[kDepth]) {
+  uint4 own[kDepth];
+  read_rows<kDepth>(b, side.owner, side.first, side.count, own);
+  read_rows<kDepth>(b, side.other, kSmallRows * warp_index(), side.count, pieces);
+  stage_rows<kDepth>(own, tile);
   __syncwarp();
   const int lane = lane_index();
 #pragma unroll
@@ -105,13 +108,17 @@ __device__ __forceinline__ void small_similarities(const SmallBatch& b, const Sm
                                                    SumFragment (&found)[2]) {
   const int lane = lane_index();
   const uint16_t* row = tile + (lane / 16 * 8 + lane % 8) * kSmallStride<kDepth> + lane / 8 % 2 * 8;
-  found[0] = found[1] = SumFragment{};
+  uint32_t pairs[kDepth][4];
+#pragma unroll
+  for (int k = 0; k < kDepth; ++k) load_matrices(row + 16 * k, pairs[k]);
+  SumFragment parts[2][2] = {};  // four sums that need not wait for each other
 #pragma unroll
   for (int k = 0; k < kDepth; ++k) {
-    uint32_t pairs[4];
-    load_matrices(row + 16 * k, pairs);
-    multiply_add<Half>(owners[k], RightFragment{{pairs[0], pairs[1]}}, found[0]);
-    multiply_add<Half>(owners[k], RightFragment{{pairs[2], pairs[3]}}, found[1]);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const RightFragment right{{pairs[k][2 * n], pairs[k][2 * n + 1]}};
+      multiply_add<Half>(owners[k], right, parts[k % 2][n]);
+    }
   }
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
@@ -119,21 +126,20 @@ __device__ __forceinline__ void small_similarities(const SmallBatch& b, const Sm
     for (int i = 0; i < 4; ++i) {
       const int other = first + 8 * n + lane % 4 * 2 + i % 2;
       const bool same = (other < b.batch ? other : other - b.batch) == own[i / 2];
-      const float s = found[n].at[i] * own_scales[i / 2] * scales[2 * n + i % 2];
+      const float product = parts[0][n].at[i] + parts[1][n].at[i];
+      const float s = product * own_scales[i / 2] * scales[2 * n + i % 2];
       found[n].at[i] = same || other >= side.count ? kLeftOut : s;
     }
   }
 }
 
-// f(first other, its tile) for each 16 others of the warp.
+// f(first other) for each 16 others of the warp, which are in `tile`; `pieces`: of the first.
 template <int kDepth, class F>
 __device__ __forceinline__ void for_each_small_tile(const SmallBatch& b, const SmallSide& side,
-                                                    uint16_t* tile, F&& f) {
+                                                    uint16_t* tile, uint4 (&pieces)[kDepth],
+                                                    F&& f) {
   constexpr int kStep = kSmallRows * kSmallWarps;
-  uint4 pieces[kDepth];
-  int first = kSmallRows * warp_index();
-  read_rows<kDepth>(b, side.other, first, side.count, pieces);
-  for (; first < side.count; first += kStep) {
+  for (int first = kSmallRows * warp_index(); first < side.count; first += kStep) {
     __syncwarp();  // the tile before is read
     stage_rows<kDepth>(pieces, tile);
     __syncwarp();
@@ -160,11 +166,13 @@ __global__ void __launch_bounds__(kSmallThreads)
   XRISK_SHARED(float, highs, [kSmallWarps][kSmallRows]);
   XRISK_SHARED(float, masses, [kSmallWarps][kSmallRows]);
   XRISK_SHARED(float, moments, [kSmallWarps][kSmallRows]);
+  follow_previous();
   const SmallSide side(b);
   const int lane = lane_index(), warp = warp_index();
   uint16_t* const tile = tiles[warp];
   LeftFragment owners[kDepth];
-  load_owners<kDepth>(b, side, tile, owners);
+  uint4 pieces[kDepth];
+  load_owners<kDepth>(b, side, tile, owners, pieces);
   int at[2], own[2];
   float own_scales[2], inverse[2], high[2] = {kLeftOut, kLeftOut};
   describe_owners(b, side, at, own, own_scales);
@@ -173,7 +181,7 @@ __global__ void __launch_bounds__(kSmallThreads)
   for (int h = 0; h < 2; ++h) {
     inverse[h] = (at[h] < side.count ? inverses[side.owner + at[h]] : 1.0f) * kLog2E;
   }
-  for_each_small_tile<kDepth>(b, side, tile, [&](int first) {
+  for_each_small_tile<kDepth>(b, side, tile, pieces, [&](int first) {
     float scales[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -242,12 +250,14 @@ __global__ void __launch_bounds__(kSmallThreads)
   XRISK_SHARED(uint16_t, tiles, [kSmallWarps][kSmallTile<kDepth>]);
   XRISK_SHARED(float4, passing, [kSmallWarps][kSmallRows]);  // weights of the others
   XRISK_SHARED(float, passing_scales, [kSmallWarps][kSmallRows]);
+  follow_previous();
   const SmallSide side(b);
   const int lane = lane_index(), warp = warp_index();
   uint16_t* const tile = tiles[warp];
   const float4 none = make_float4(0.0f, 0.0f, 1.0f, 0.0f);
   LeftFragment owners[kDepth];
-  load_owners<kDepth>(b, side, tile, owners);
+  uint4 pieces[kDepth];
+  load_owners<kDepth>(b, side, tile, owners, pieces);
   int at[2], own[2];
   float own_scales[2];
   float4 own_weights[2];
@@ -257,7 +267,7 @@ __global__ void __launch_bounds__(kSmallThreads)
     own_weights[h] = at[h] < side.count ? anchor_weights(weights, side.owner + at[h]) : none;
   }
   SumFragment sums[2 * kDepth] = {};
-  for_each_small_tile<kDepth>(b, side, tile, [&](int first) {
+  for_each_small_tile<kDepth>(b, side, tile, pieces, [&](int first) {
     if (lane < kSmallRows) {
       const bool there = first + lane < side.count;
       const int other = side.other + first + lane;
@@ -299,24 +309,28 @@ __global__ void __launch_bounds__(kSmallThreads)
       }
     }
     const uint16_t* row = tile + lane % 16 * kSmallStride<kDepth> + lane / 16 * 8;
+    uint32_t pairs[kDepth][4];
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      uint32_t pairs[4];
-      load_transposed(row + 16 * d, pairs);
+    for (int d = 0; d < kDepth; ++d) load_transposed(row + 16 * d, pairs[d]);
+    const auto add = [&](const LeftFragment& left, int n, SumFragment& to) {
+      const uint32_t* mine = pairs[n / 2] + n % 2 * 2;
+      multiply_add<Half>(left, RightFragment{{mine[0], mine[1]}}, to);
+    };
+    if constexpr (kNarrow) {
+      const float back = 1.0f / scale;
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const RightFragment right{{pairs[2 * k], pairs[2 * k + 1]}};
-        if constexpr (kNarrow) {
-          SumFragment part = {};
-          multiply_add<Half>(high, right, part);
-          multiply_add<Half>(low, right, part);
+      for (int n = 0; n < 2 * kDepth; ++n) {
+        SumFragment part = {};
+        add(high, n, part);
+        add(low, n, part);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) sums[2 * d + k].at[i] += part.at[i] * (1.0f / scale);
-        } else {
-          multiply_add<Half>(high, right, sums[2 * d + k]);
-          multiply_add<Half>(low, right, sums[2 * d + k]);
-        }
+        for (int i = 0; i < 4; ++i) sums[n].at[i] += part.at[i] * back;
       }
+    } else {  // neighbours need not wait for each other
+#pragma unroll
+      for (int n = 0; n < 2 * kDepth; ++n) add(high, n, sums[n]);
+#pragma unroll
+      for (int n = 0; n < 2 * kDepth; ++n) add(low, n, sums[n]);
     }
   });
 

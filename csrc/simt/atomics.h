@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "simt/schedule.h"
 #include "simt/scheduler.h"
 
 namespace xrisk::simt {

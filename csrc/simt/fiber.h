@@ -7,12 +7,15 @@
 #include <cstddef>
 #include <new>
 
-#if defined(__SANITIZE_ADDRESS__)
+// The build says it where some of its files are not instrumented: all must agree.
+#if !defined(XRISK_SIMT_ASAN) && defined(__SANITIZE_ADDRESS__)
+#define XRISK_SIMT_ASAN 1
+#elif !defined(XRISK_SIMT_ASAN)
+#define XRISK_SIMT_ASAN 0
+#endif
+#if XRISK_SIMT_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#define XRISK_SIMT_ASAN 1
-#else
-#define XRISK_SIMT_ASAN 0
 #endif
 #if !defined(__x86_64__) && !defined(XRISK_SIMT_UCONTEXT)
 #define XRISK_SIMT_UCONTEXT
@@ -80,6 +83,9 @@ class Stacks {
     if (memory == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<char*>(memory);
     count_ = count;
+#if XRISK_SIMT_ASAN
+    __asan_unpoison_memory_region(base_, count * kStride);  // of what was there before
+#endif
     for (size_t i = 0; i < count; ++i) mprotect(base_ + i * kStride, kGuardBytes, PROT_NONE);
   }
 
@@ -116,10 +122,20 @@ inline Home home;
 inline void prepare_fiber(Fiber& fiber, char* stack, void (*entry)()) {
   fiber.stack = stack;
   fiber.fake_stack = nullptr;
-#if XRISK_SIMT_ASAN
-  __asan_unpoison_memory_region(stack, kStackBytes);
-#endif
   prepare_context(&fiber.context, stack, kStackBytes, entry);
+}
+
+// Its stack is another's from now on. AddressSanitizer still holds the frames that were never left
+// for poisoned, all of them above the saved stack pointer: a hundredth of the stack.
+inline void release_fiber([[maybe_unused]] Fiber& fiber) {
+#if XRISK_SIMT_ASAN
+#if defined(XRISK_SIMT_UCONTEXT)
+  char* lowest = fiber.stack;
+#else
+  char* lowest = static_cast<char*>(fiber.context);
+#endif
+  __asan_unpoison_memory_region(lowest, static_cast<size_t>(fiber.stack + kStackBytes - lowest));
+#endif
 }
 
 // From home into a fiber; returns when it leaves.

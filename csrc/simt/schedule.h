@@ -27,31 +27,34 @@ inline void default_schedule() {
   }
 }
 
-// What the race detector and the sanitizers find hardly depends on the schedule, and they are slow.
-// The sequential one is left out: what only its order would show, the race detector sees under any.
-#if defined(XRISK_SIMT_RACE) || defined(__SANITIZE_ADDRESS__)
-constexpr int kRandomSchedules = 1;
-constexpr bool kWithSequential = false;
+struct Schedules {
+  bool sequential, reverse;
+  int random;
+};
+constexpr Schedules kEverySchedule{true, true, 4};
+
+// What the race detector and the sanitizers find hardly depends on the schedule, and they are slow:
+// one each, and not the same.
+#if defined(XRISK_SIMT_RACE)
+constexpr Schedules kSchedules{false, false, 1};
+#elif XRISK_SIMT_ASAN
+constexpr Schedules kSchedules{false, true, 0};
 #else
-constexpr int kRandomSchedules = 4;
-constexpr bool kWithSequential = true;
+constexpr Schedules kSchedules = kEverySchedule;
 #endif
 
-// Calls f() under the sequential, the reverse and some random schedules.
+// Calls f() under each of the schedules.
 template <class F>
-void for_each_schedule(F&& f, int random_schedules = kRandomSchedules) {
+void for_each_schedule(F&& f, Schedules schedules = kSchedules) {
   const Order order = machine.order;
   const uint64_t seed = machine.seed;
-  if (kWithSequential) {
-    set_schedule(Order::kSequential);
+  const auto run = [&](Order which, int k) {
+    set_schedule(which, static_cast<uint64_t>(k));
     f();
-  }
-  set_schedule(Order::kReverse);
-  f();
-  for (int k = 1; k <= random_schedules; ++k) {
-    set_schedule(Order::kRandom, static_cast<uint64_t>(k));
-    f();
-  }
+  };
+  if (schedules.sequential) run(Order::kSequential, 1);
+  if (schedules.reverse) run(Order::kReverse, 1);
+  for (int k = 1; k <= schedules.random; ++k) run(Order::kRandom, k);
   machine.order = order;
   machine.seed = seed;
 }

@@ -177,11 +177,11 @@ void test_not_finite() {
 
 template <class T>
 void test_type() {
-  for (int64_t batch : {2, 9, 33, 20000}) {
+  for (int64_t batch : {2, 9, 33, 12000}) {
     if (small_cases && batch > 100) continue;
     for (int64_t labels : {1, 3, 17}) {
       for (bool weighted : {false, true}) {
-        if (batch > 100 && labels == 17) continue;
+        if (batch > 100 && !(labels == 3 && weighted)) continue;  // two chunks
         for (AucMargin kind :
              {AucMargin::kV2, AucMargin::kV1, AucMargin::kMinMax, AucMargin::kV2OverAll}) {
           const bool has_prior = kind == AucMargin::kV1 || kind == AucMargin::kMinMax;

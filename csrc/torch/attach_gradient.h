@@ -39,8 +39,8 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
                                                  const torch::autograd::variable_list&) {
     TORCH_CHECK(false,
-                "xrisk_ext: a loss was differentiated twice, but its gradient is an estimate whose "
-                "derivative is not known");
+                "xrisk_ext: a loss or sum was differentiated twice, but the derivative of its "
+                "gradient is not known");
   }
 };
 
@@ -127,8 +127,7 @@ struct AttachGradientBackward final : torch::autograd::Node {
   }
 
  private:
-  // Neighbours k and k + 1 in one tensor, which the views'
-  // gradients are.
+  // Whether k and k + 1 are neighbours in one tensor, as the gradients of two views.
   bool follow_each_other(const torch::autograd::variable_list& saved, size_t k) const {
     if (k + 1 >= inputs.size()) return false;
     const at::Tensor &a = saved[k], &b = saved[k + 1];
@@ -137,12 +136,14 @@ struct AttachGradientBackward final : torch::autograd::Node {
            b.storage_offset() == a.storage_offset() + a.numel() &&
            inputs[k].type == inputs[k + 1].type;
   }
+
   static at::Tensor pair_of(const at::Tensor& first) {
     std::vector<int64_t> sizes = first.sizes().vec(), strides = first.strides().vec();
     sizes.insert(sizes.begin(), 2);
     strides.insert(strides.begin(), first.numel());
     return first.as_strided(sizes, strides);
   }
+
   // Product and cast at once, on CUDA.
   static at::Tensor scaled(const at::Tensor& gradient, const at::Tensor& upstream,
                            at::ScalarType type) {

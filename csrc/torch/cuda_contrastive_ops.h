@@ -44,12 +44,12 @@ inline void debug_check_exclude(const char* op, const ContrastiveInputs& inputs)
 template <class Problem>  // cuda::HalfSimilarities or cuda::StreamedSimilarities
 Problem half_similarities_of(const ContrastiveInputs& inputs, const SimilarityWay& way) {
   Problem problem;
-  problem.block = way.block;
   problem.x = halves_of(inputs.queries);
   problem.y = halves_of(inputs.keys);
   problem.bfloat16 = inputs.bfloat16;
   problem.rows = inputs.count;
   problem.columns = inputs.keys_count;
+  problem.block = way.block > 0 ? way.block : cuda::block_of(problem.rows, problem.columns);
   problem.width = inputs.width;
   if (inputs.exclude.defined()) problem.exclude = inputs.exclude.const_data_ptr<int64_t>();
   problem.exclusions = inputs.exclusions;
@@ -235,6 +235,7 @@ void launch_contrastive_step(cuda::ContrastiveStep<T, State>& call,
       call.half_view2 = halves_of(inputs.view2);
       call.bfloat16 = inputs.bfloat16;
       call.half_block = way.block;
+      if (!way.chosen) call.small_anchors = 0;
       call.streamed = way.kind == SimilarityWay::kStreamed;
     }
   }

@@ -30,8 +30,8 @@ namespace xrisk {
 namespace {
 
 // Pairs from which a near-linear algorithm is faster than the direct one; from shapes alone. Where
-// they cross on an H200 (benchmarks/gpu_crossovers.py): sort 0.7e8 (hinge) to 1.2e8 (squared hinge),
-// smooth 0.7e8, log sums less than 0.2e8 (logistic) to 0.7e8 (squared hinge).
+// they cross on an H200 (benchmarks/gpu_crossovers.py): sort 0.7e8 (hinge) to 1.2e8 (squared
+// hinge), smooth 0.7e8, log sums less than 0.2e8 (logistic) to 0.7e8 (squared hinge).
 constexpr double kSortFromPairs = 1e8;
 constexpr double kSmoothFromPairs = 0.7e8;
 constexpr double kNearLogFromPairs = 0.5e8;

@@ -64,7 +64,8 @@ class CudaProducts final : public Products<T, Factor> {
 // wanted, in blocks of float32 or float64.
 struct SimilarityWay {
   enum Kind { kFloats, kBlocks, kStreamed } kind = kFloats;
-  int64_t block = cuda::HalfSimilarities().block;
+  int64_t block = 0;   // 0: cuda::block_of
+  bool chosen = true;  // by default, so that small steps may take their own kernels
 };
 
 // Rows up to that wide are streamed, which writes no similarities, but multiplies 14 N M D flops
@@ -98,6 +99,7 @@ inline SimilarityWay similarity_way(const at::Tensor& x, const at::Tensor& y,
   int major = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device()));
   if (name == "float32" || major < 8) return {};
+  way.chosen = name.empty();
   const int64_t width = x.size(1);
   const bool streamed = name.empty() ? width <= streamed_widest : name == "streamed";
   const bool fits = width <= cuda::StreamedSimilarities::kWidest;

@@ -309,6 +309,9 @@ PYBIND11_MODULE(_C, m) {
       },
       pybind11::arg("name"),
       "Multiply bfloat16 embeddings by \"amx\", \"float32\" or \"auto\" from now on.");
+  m.def("pairwise_sums", &xrisk::pairwise_sums,
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "torch.ops.xrisk_ext.pairwise_sums_rows and its columns as a gradient.");
   m.def("score_step", &xrisk::score_step, pybind11::call_guard<pybind11::gil_scoped_release>(),
         "The value of torch.ops.xrisk_ext.score_step_, with less to convert.");
   m.def("pooled_margin", &xrisk::pooled_margin,

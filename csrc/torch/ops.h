@@ -21,6 +21,11 @@ at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& it
                                  const at::Tensor& scale, double margin, int64_t surrogate,
                                  int64_t algorithm);
 
+// The two with the gradient attached, for Python.
+at::Tensor pairwise_sums(const at::Tensor& anchors, const at::Tensor& items,
+                         const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,
+                         double margin, int64_t surrogate, int64_t algorithm);
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_log_sums_rows(
     const at::Tensor& anchors, const at::Tensor& items,
     const std::optional<at::Tensor>& item_weights, const at::Tensor& scale,

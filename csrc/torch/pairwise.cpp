@@ -1,5 +1,6 @@
 // P1 on the CPU: pairwise sums and log sums, their column slopes, and the surrogates themselves.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 
@@ -9,10 +10,13 @@
 #include "torch/info_nce_ops.h"
 #include "torch/ops.h"
 #include "torch/pair_inputs.h"
+#include "torch/pairwise_gradient.h"
 #include "torch/query_ops.h"
 
 namespace xrisk {
 namespace {
+
+constexpr int64_t kGrain = int64_t{1} << 16;
 
 template <class T>
 cpu::Items<T> items_of(const Pairs& pairs) {
@@ -76,14 +80,26 @@ const uint32_t* checked_order(const char* op, const Pairs& pairs, const at::Tens
   const auto* numbers = reinterpret_cast<const uint32_t*>(order.const_data_ptr<int32_t>());
   if (numbers[0] == UINT32_MAX) return nullptr;
   const auto first_item = static_cast<uint32_t>(p), end = static_cast<uint32_t>(p + m);
-  int64_t anchors = 0, outside = 0;
-  for (int64_t k = 0; k < p + m; ++k) {
-    anchors += numbers[k] < first_item;
-    outside += numbers[k] >= end;
-  }
+  std::atomic<int64_t> anchors = 0, outside = 0;
+  AtenExecutor().for_range(p + m, kGrain, [&](int64_t, int64_t first, int64_t last) {
+    int64_t here[2] = {0, 0};
+    for (int64_t k = first; k < last; ++k) {
+      here[0] += numbers[k] < first_item;
+      here[1] += numbers[k] >= end;
+    }
+    anchors += here[0];
+    outside += here[1];
+  });
   TORCH_CHECK_VALUE(anchors == p && outside == 0, op,
                     ": expected the order that pairwise_sums_rows returned");
   return numbers;
+}
+
+template <class From, class To>
+void convert(const From* from, int64_t count, To* to, const cpu::Executor& executor) {
+  executor.for_range(count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) to[k] = static_cast<To>(from[k]);
+  });
 }
 
 at::Tensor doubles(const at::Tensor& t) { return contiguous_as(t, at::kDouble); }
@@ -98,9 +114,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_sums_rows(
   const NoAutocast no_autocast;
   const Pairs pairs = check_pairs(kOp, anchors, items, item_weights, false);
   cpu::PairwiseSpec spec = make_spec(kOp, surrogate, margin, scale, algorithm);
-  at::Tensor sums = empty_rows(pairs, at::kDouble), slopes = empty_rows(pairs, at::kDouble);
+  at::Tensor sums = empty_rows(pairs, pairs.type), slopes = empty_rows(pairs, pairs.type);
   at::Tensor order = empty_order(spec, pairs);
-  if (sums.numel() == 0) return {sums.to(pairs.type), slopes.to(pairs.type), order};
+  if (sums.numel() == 0) return {sums, slopes, order};
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
     const AtenExecutor executor;
@@ -108,13 +124,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pairwise_sums_rows(
     spec.algorithm = algorithm_for<T>(spec, pairs, executor);
     const cpu::Anchors<T> x{pairs.anchors.const_data_ptr<T>(), pairs.anchors.numel()};
     cpu::ItemPass<T> pass{items_of<T>(pairs)};
-    cpu::make_pairwise_sums(spec, x, scratch, executor)
-        ->rows(pass, sums.mutable_data_ptr<double>(), slopes.mutable_data_ptr<double>());
+    const auto sums_of = cpu::make_pairwise_sums(spec, x, scratch, executor);
+    T* out[2] = {sums.mutable_data_ptr<T>(), slopes.mutable_data_ptr<T>()};
+    if (!sums_of->narrow_rows(pass, out[0], out[1])) {
+      const int64_t size = sums.numel();
+      double* wide[2] = {scratch.allocate<double>(size), scratch.allocate<double>(size)};
+      sums_of->rows(pass, wide[0], wide[1]);
+      for (int which = 0; which < 2; ++which) {
+        convert(wide[which], size, out[which], executor);
+      }
+    }
     if (order.numel() > 0 && pass.plan != nullptr && pass.plan->order != nullptr) {
-      std::copy_n(pass.plan->order, order.numel(), order.mutable_data_ptr<int32_t>());
+      convert(pass.plan->order, order.numel(), order.mutable_data_ptr<int32_t>(), executor);
     }
   });
-  return {sums.to(pairs.type), slopes.to(pairs.type), order};
+  return {sums, slopes, order};
 }
 
 at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& items,
@@ -132,7 +156,7 @@ at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& it
   at::Tensor out = at::empty(pairs.items.sizes(), pairs.items.options());
   if (out.numel() == 0) return out;
   if (anchor_weights.numel() == 0) return out.zero_();
-  const at::Tensor weights = doubles(anchor_weights);
+  const at::Tensor weights = contiguous_as(anchor_weights, pairs.type);
   const uint32_t* known = checked_order(kOp, pairs, order);
   visit_floating(pairs.type, [&](auto zero) {
     using T = decltype(zero);
@@ -142,8 +166,13 @@ at::Tensor pairwise_sums_columns(const at::Tensor& anchors, const at::Tensor& it
     const cpu::Anchors<T> x{pairs.anchors.const_data_ptr<T>(), pairs.anchors.numel()};
     cpu::ItemPass<T> pass{items_of<T>(pairs)};
     pass.order = known;
-    cpu::make_pairwise_sums(spec, x, scratch, executor)
-        ->columns(pass, weights.const_data_ptr<double>(), out.mutable_data_ptr<T>());
+    const auto sums_of = cpu::make_pairwise_sums(spec, x, scratch, executor);
+    const T* narrow = weights.const_data_ptr<T>();
+    if (!sums_of->narrow_columns(pass, narrow, out.mutable_data_ptr<T>())) {
+      double* wide = scratch.allocate<double>(weights.numel());
+      convert(narrow, weights.numel(), wide, executor);
+      sums_of->columns(pass, wide, out.mutable_data_ptr<T>());
+    }
   });
   return out;
 }

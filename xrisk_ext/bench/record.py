@@ -25,11 +25,13 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "docs/gpu_races.md",
         (
             "average_precision",
+            "moving_average",
             "pairwise_sums",
             "scaling",
             "selection",
             "ndcg",
             "partial_auc",
+            "listwise",
             "global_contrastive",
             "bimodal_global_contrastive",
             "contrastive_baselines",

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import xrisk_ext._C as _C
 from xrisk_ext.ops.second_derivative import guard_second_derivative
 from xrisk_ext.ops.surrogates import (
     SMOOTH_SURROGATES,
@@ -156,7 +157,11 @@ def pairwise_sums(
     check_tensor(items, "items")
     _check_weights(item_weights)
     check_devices(anchors, "anchors", items=items, item_weights=item_weights)
-    return _PairwiseSums.apply(  # type: ignore[no-any-return]
+    plain = type(anchors) is Tensor and type(items) is Tensor and not torch.compiler.is_compiling()
+    # The Function refuses function transforms; a node would not see them.
+    by_node = plain and not torch._C._are_functorch_transforms_active()
+    sums = _C.pairwise_sums if by_node else _PairwiseSums.apply
+    return sums(  # type: ignore[no-any-return]
         anchors,
         items,
         item_weights,

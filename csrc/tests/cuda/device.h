@@ -46,8 +46,8 @@ inline void copy_bytes(void* to, const void* from, size_t bytes) {
   if (bytes > 0) memcpy(to, from, bytes);
 }
 
-// Calls f() under the sequential, the reverse and some random schedules. What the shim finds wrong
-// with a kernel, a race too, is a failure.
+// Calls f() under the build's schedules. What the shim finds wrong with a kernel, a race too, is a
+// failure.
 template <class F>
 void for_each_schedule(F&& f) {
   simt::for_each_schedule([&] {

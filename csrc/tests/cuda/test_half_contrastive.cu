@@ -1,5 +1,5 @@
 // The contrastive step of 16-bit views against plain double loops, in blocks and streamed: several
-// blocks and groups, one block whose products are kept, pieces of eight numbers and of one,
+// blocks, whose products are kept, small batches, pieces of eight numbers and of one,
 // individual temperatures, what is not finite.
 #include "tests/cuda/contrastive_reference.h"
 
@@ -9,7 +9,7 @@ using namespace xrisk::test;
 int main() {
   StepCase half;
   half.type = StepCase::kFloat16;
-  half.batch = 140;  // 280 anchors in two groups, the first of them of four blocks
+  half.batch = 140;  // 280 anchors in blocks of 128
   check_step(half);
   half.bimodal = half.individual = true;
   half.width = 8;  // whole pieces

@@ -1,7 +1,6 @@
 // Sums and gradients of similarities by products of 16-bit matrices against plain double loops, in
-// both types: one block, several blocks in a group and several groups, exclusions, temperatures per
-// anchor, rows without keys, gradients beyond the range of float16; what is not finite as in
-// floats.
+// both types: one block, several, strips of tiles, exclusions, temperatures per anchor, rows
+// without keys, gradients beyond the range of float16; what is not finite as in floats.
 #include "cuda/half_similarity.h"
 #include "tests/cuda/half_reference.h"
 
@@ -10,11 +9,12 @@ using namespace xrisk::test;
 
 namespace {
 
-// Blocks of 128.
+// Blocks of 256, strips of three tiles and of one.
 void log_sums(const HalfCase& c) {
   const HalfKernelProducts products(c.bfloat16);
   const auto small = [&](cuda::HalfSimilarities halves) {
-    halves.block = 128;
+    halves.block = 256;
+    halves.strip = 3;  // and what is left of four
     return halves;
   };
   const auto space_of = [](const cuda::HalfSimilarities& halves) {
@@ -44,7 +44,7 @@ void log_sums(const HalfCase& c) {
 
 int main() {
   log_sums({true, 70, 140, 20, 2});
-  log_sums({false, 300, 280, 3, 1});  // groups of four, two, two blocks and one
+  log_sums({false, 300, 280, 3, 1});  // four blocks
   log_sums({false, 40, 70, 5, 0, 3e6f});
   log_sums({false, 40, 70, 5, 0, 1e-9f});
   log_sums({true, 5, 1, 33, 1});

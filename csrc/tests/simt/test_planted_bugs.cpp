@@ -126,27 +126,29 @@ void run(const Bug& bug) {
   std::vector<float> numbers(3 * kBlock);
   for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<float>(i + 1);
   bool found = false;
-  simt::for_each_schedule([&] {
-    if (found) return;
-    const DeviceArray<float> x(numbers);
-    DeviceArray<float> y(kBlock);
-    DeviceArray<unsigned> counter(std::vector<unsigned>{0});
-    try {
-      simt::launch({bug.name, __FILE__, __LINE__}, bug.kernel, bug.blocks, bug.threads,
-                   bug.dynamic_bytes, nullptr, x.data(), y.data(), counter.data());
-    } catch (const simt::Error& error) {
-      std::printf("%s\n", error.what());
-      found = true;
-      return;
-    }
-    const auto values = y.read();
-    for (int i = 0; i < kBlock; ++i) {
-      if (values[i] == bug.expected(i)) continue;
-      std::printf("%s: y[%d] = %g\n", kWrong, i, values[i]);
-      found = true;
-      return;
-    }
-  });
+  simt::for_each_schedule(
+      [&] {
+        if (found) return;
+        const DeviceArray<float> x(numbers);
+        DeviceArray<float> y(kBlock);
+        DeviceArray<unsigned> counter(std::vector<unsigned>{0});
+        try {
+          simt::launch({bug.name, __FILE__, __LINE__}, bug.kernel, bug.blocks, bug.threads,
+                       bug.dynamic_bytes, nullptr, x.data(), y.data(), counter.data());
+        } catch (const simt::Error& error) {
+          std::printf("%s\n", error.what());
+          found = true;
+          return;
+        }
+        const auto values = y.read();
+        for (int i = 0; i < kBlock; ++i) {
+          if (values[i] == bug.expected(i)) continue;
+          std::printf("%s: y[%d] = %g\n", kWrong, i, values[i]);
+          found = true;
+          return;
+        }
+      },
+      simt::kEverySchedule);
 }
 
 // What a child process says that runs it. A sanitizer ends the child at its first finding.
