@@ -129,23 +129,21 @@ cudaError_t select_long_rows(const TopK<T>& call, const TopKMemory<Shape, T>& me
                      : exact_long_rows<Shape, 1>(call, memory, out, stream);
 }
 
-// Rows that a block holds in its registers, with no more of them a thread than it takes. What a
-// thread does besides its scores is most of the work: half the threads where they hold the row.
+// Rows that a block holds in its registers, with no more of them a thread than it takes.
 template <class Shape, class T>
 void select_block_rows(const TopK<T>& call, const Thresholds<T>& out, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(call.rows.count);
-  constexpr int kBlock = Shape::kBlock, kHalf = kBlock / 2, kItems = Shape::kItems;
-  constexpr int kLess = (kItems + 1) / 2;
+  constexpr int kBlock = Shape::kBlock, kHalf = (Shape::kItems + 1) / 2, kLess = (kHalf + 1) / 2;
   const int64_t longest = longest_row(call);
-  if (longest <= kHalf * kLess) {
-    XRISK_LAUNCH((select_short_rows_kernel<kHalf, kLess, T>), rows, kHalf, 0, stream, call,
+  if (longest <= kBlock * kLess) {
+    XRISK_LAUNCH((select_short_rows_kernel<kBlock, kLess, T>), rows, kBlock, 0, stream, call,
                  Shape::kNarrow, out);
-  } else if (longest <= kHalf * kItems) {
-    XRISK_LAUNCH((select_short_rows_kernel<kHalf, kItems, T>), rows, kHalf, 0, stream, call,
+  } else if (longest <= kBlock * kHalf) {
+    XRISK_LAUNCH((select_short_rows_kernel<kBlock, kHalf, T>), rows, kBlock, 0, stream, call,
                  Shape::kNarrow, out);
   } else {
-    XRISK_LAUNCH((select_short_rows_kernel<kBlock, kItems, T>), rows, kBlock, 0, stream, call,
-                 Shape::kNarrow, out);
+    XRISK_LAUNCH((select_short_rows_kernel<kBlock, Shape::kItems, T>), rows, kBlock, 0, stream,
+                 call, Shape::kNarrow, out);
   }
 }
 

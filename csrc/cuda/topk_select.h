@@ -97,8 +97,7 @@ __device__ __forceinline__ int bit_width(uint64_t x) {
 template <int kBlock, class Key>
 struct BlockSelect {
   static_assert((kBlock & (kBlock - 1)) == 0);
-  static constexpr int kOwn = kBlock < 1024 ? 8 : 4;  // bins of a thread
-  static constexpr int kBins = kOwn * kBlock, kFew = kBins / 16;
+  static constexpr int kBins = 4 * kBlock, kFew = kBlock / 4;
   unsigned* bins;   // [kBins]
   Key* few;         // [kFew]
   unsigned* taken;  // how many keys wanted a place among them
@@ -106,12 +105,8 @@ struct BlockSelect {
   static __device__ __forceinline__ int digit_bits() {
     return bit_width(static_cast<uint32_t>(kBins)) - 1;
   }
-  __device__ __forceinline__ uint4& quad(int bin) const {
-    return *reinterpret_cast<uint4*>(&bins[bin]);
-  }
   __device__ __forceinline__ void clear() const {
-#pragma unroll
-    for (int b = 0; b < kOwn; b += 4) quad(kOwn * static_cast<int>(threadIdx.x) + b) = {0, 0, 0, 0};
+    *reinterpret_cast<uint4*>(&bins[4 * threadIdx.x]) = uint4{0, 0, 0, 0};
     if (threadIdx.x == 0) *taken = 0;
   }
 
@@ -125,18 +120,12 @@ struct BlockSelect {
     XRISK_SHARED(unsigned, totals, [kWarps]);
     XRISK_SHARED(Found, found, [1]);
     __syncthreads();
-    const int top = kBins - 1 - kOwn * static_cast<int>(threadIdx.x);
-    unsigned counts[kOwn], sum = 0;
-#pragma unroll
-    for (int j = 0; j < kOwn; j += 4) {
-      uint4& mine = quad(top - j - 3);
-      counts[j] = mine.w;
-      counts[j + 1] = mine.z;
-      counts[j + 2] = mine.y;
-      counts[j + 3] = mine.x;
-      sum += mine.x + mine.y + mine.z + mine.w;
-      mine = {0, 0, 0, 0};
-    }
+    const int top = kBins - 1 - 4 * static_cast<int>(threadIdx.x);  // four a thread
+    uint4* const mine = reinterpret_cast<uint4*>(&bins[top - 3]);
+    const uint4 own = *mine;
+    *mine = uint4{0, 0, 0, 0};
+    const unsigned counts[4] = {own.w, own.z, own.y, own.x};
+    const unsigned sum = own.x + own.y + own.z + own.w;
     const unsigned upto = warp_inclusive_scan(sum, Sum());
     const int lane = lane_index(), warp = warp_index();
     if (lane == 31) totals[warp] = upto;
@@ -144,7 +133,7 @@ struct BlockSelect {
     unsigned before = __reduce_add_sync(kWholeWarp, lane < warp ? totals[lane] : 0u) + upto - sum;
     if (before <= rank && rank - before < sum) {  // one thread
 #pragma unroll
-      for (int j = 0; j < kOwn; ++j) {
+      for (int j = 0; j < 4; ++j) {
         if (before <= rank && rank - before < counts[j]) {
           found[0] = {static_cast<unsigned>(top - j), before, counts[j]};
         }
@@ -161,8 +150,7 @@ struct BlockSelect {
   __device__ __forceinline__ Key rank_few(int count, unsigned rank) const {
     XRISK_SHARED(Key, answer, [1]);
     const int thread = static_cast<int>(threadIdx.x);
-    int lanes = 16;
-    while (lanes * count > kBlock) lanes /= 2;  // 2 at least
+    const int lanes = 16 * count <= kBlock ? 16 : (8 * count <= kBlock ? 8 : 4);
     const int mine = thread / lanes, first = thread % lanes;
     unsigned before = 0;
     if (mine < count) {
