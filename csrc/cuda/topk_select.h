@@ -145,12 +145,13 @@ struct BlockSelect {
   }
 
   // The key of `rank` among the first `count` of the few, at most kFew, for every thread. Several
-  // lanes a key count those that stand before it: larger ones, and equal ones earlier in line. A
-  // barrier behind what wrote them is the caller's.
+  // lanes a key count those that stand before it: larger ones, and equal ones earlier in line.
+  // Begins with a barrier.
   __device__ __forceinline__ Key rank_few(int count, unsigned rank) const {
     XRISK_SHARED(Key, answer, [1]);
+    __syncthreads();
     const int thread = static_cast<int>(threadIdx.x);
-    const int lanes = 16 * count <= kBlock ? 16 : (8 * count <= kBlock ? 8 : 4);
+    const int lanes = 16 * count <= kBlock ? 16 : 4;
     const int mine = thread / lanes, first = thread % lanes;
     unsigned before = 0;
     if (mine < count) {
@@ -214,7 +215,6 @@ __device__ __forceinline__ Key select_in_block(const Visit& visit, Key usual, un
   visit([&](Key key) {
     if (static_cast<Key>(key - base) <= last) shared.few[atomicAdd(shared.taken, 1u)] = key;
   });
-  __syncthreads();
   return shared.rank_few(static_cast<int>(count), rank);
 }
 
@@ -233,24 +233,17 @@ __device__ __forceinline__ KeyOf<T> select_among_largest(const T (&scores)[kItem
   for (int i = 1; i < kItems; ++i) largest = Max()(largest, scores[i]);
   const int shift = 8 * static_cast<int>(sizeof(Key)) - Select::digit_bits();
   atomicAdd(&shared.bins[selection_key(largest) >> shift], 1u);
-  const Key bound = static_cast<Key>(shared.find(rank).bin) << shift;
-  const T least = score_of_key(bound);
+  const T least = score_of_key(static_cast<Key>(shared.find(rank).bin) << shift);
   unsigned mine = 0;
 #pragma unroll
   for (int i = 0; i < kItems; ++i) mine += !(scores[i] < least);  // NaN, too; if it is one, all
   if (mine > 0) {
     unsigned at = atomicAdd(shared.taken, mine);
-    if (mine == 1) {  // nearly always: the largest, unless a NaN
-      const Key key = largest < least ? static_cast<Key>(~Key(0)) : selection_key(largest);
-      if (at < Select::kFew) shared.few[at] = key;
-    } else {
 #pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        const Key key = selection_key(scores[i]);
-        if (key < bound) continue;
-        if (at < Select::kFew) shared.few[at] = key;
-        ++at;
-      }
+    for (int i = 0; i < kItems; ++i) {
+      if (scores[i] < least) continue;
+      if (at < Select::kFew) shared.few[at] = selection_key(scores[i]);
+      ++at;
     }
   }
   __syncthreads();
@@ -319,10 +312,11 @@ __global__ void __launch_bounds__(kBlock)
       return;
     }
   }
-  const int own = count > thread ? (count - thread - 1) / kBlock + 1 : 0;
   Key keys[kItems];
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) keys[i] = i < own ? selection_key(scores[i]) : Key(0);
+  for (int i = 0; i < kItems; ++i) {
+    keys[i] = i * kBlock + thread < count ? selection_key(scores[i]) : Key(0);
+  }
   const auto visit = [&](const auto& take) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
