@@ -55,13 +55,6 @@ struct GradientParts {
   int blocks = 1;                       // of a row
 };
 
-struct Less {
-  template <class T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a < b ? a : b;
-  }
-};
-
 // Fills with zeros and looks for the threshold.
 template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kBlock)

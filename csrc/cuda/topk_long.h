@@ -269,6 +269,13 @@ __device__ __forceinline__ void visit_stored(const Key* buffer, int64_t count, c
   }
 }
 
+struct Less {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a < b ? a : b;
+  }
+};
+
 template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kBlock)
     finish_long_rows_kernel(TopK<T> call, LongRows<T> longs, RadixRows<KeyOf<T>> missed,
@@ -303,7 +310,16 @@ __global__ void __launch_bounds__(Shape::kBlock)
     return;
   }
   const Key* const buffer = longs.buffer + room.begin;
-  const Key low = selection_key(mine.low), high = selection_key(mine.high);
+  Key low = selection_key(mine.low), high = selection_key(mine.high);
+  if (!is_finite(mine.low) || !is_finite(mine.high)) {  // what there is spans much less
+    Key least = high, most = low;
+    visit_stored<kBlock>(buffer, stored, [&](Key key) {
+      least = key < least ? key : least;
+      most = key > most ? key : most;
+    });
+    low = block_reduce<kBlock>(least, high, Less());
+    high = block_reduce<kBlock>(most, low, Max());
+  }
   const auto visit = [&](const auto& take) { visit_stored<kBlock>(buffer, stored, take); };
   const auto thread = static_cast<int>(threadIdx.x);
   const Key usual = thread < stored ? buffer[thread] : Key(0);

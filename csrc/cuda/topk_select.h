@@ -3,9 +3,8 @@
 // A digit a round, from the top, by a histogram in shared memory; a thread counts what has the
 // digit of its first key in a register, so that ties do not queue for one counter. As soon as the
 // digits found leave few keys, these compare themselves with each other. Short rows: a block per
-// row holds all scores in registers, and for a small k has a histogram of the threads' largest
-// alone (a warp: two bits of the answer a step, three candidates, how many keys reach each of
-// them). Bytes: one read. Long rows: topk_long.h.
+// row holds all keys in registers (a warp: two bits of the answer a step, three candidates, how
+// many keys reach each of them). Bytes: one read. Long rows: topk_long.h.
 //
 // Rows are long from the device's offsets alone: blocks of rows that another kernel serves leave at
 // once.
@@ -93,107 +92,27 @@ __device__ __forceinline__ int bit_width(uint64_t x) {
   return 64 - __clzll(static_cast<long long>(x));
 }
 
-// The shared memory of a selection.
-template <int kBlock, class Key>
-struct BlockSelect {
-  static_assert((kBlock & (kBlock - 1)) == 0);
-  static constexpr int kBins = 4 * kBlock, kFew = kBlock / 4;
-  unsigned* bins;   // [kBins]
-  Key* few;         // [kFew]
-  unsigned* taken;  // how many keys wanted a place among them
-
-  static __device__ __forceinline__ int digit_bits() {
-    return bit_width(static_cast<uint32_t>(kBins)) - 1;
-  }
-  __device__ __forceinline__ void clear() const {
-    *reinterpret_cast<uint4*>(&bins[4 * threadIdx.x]) = uint4{0, 0, 0, 0};
-    if (threadIdx.x == 0) *taken = 0;
-  }
-
-  // The bin, from the top, in which the `rank`th of what was counted is, how many are above it, and
-  // how many in it. All bins are empty afterwards. Begins and ends with a barrier.
-  struct Found {
-    unsigned bin, above, count;
-  };
-  __device__ __forceinline__ Found find(unsigned rank) const {
-    constexpr int kWarps = kBlock / 32;
-    XRISK_SHARED(unsigned, totals, [kWarps]);
-    XRISK_SHARED(Found, found, [1]);
-    __syncthreads();
-    const int top = kBins - 1 - 4 * static_cast<int>(threadIdx.x);  // four a thread
-    uint4* const mine = reinterpret_cast<uint4*>(&bins[top - 3]);
-    const uint4 own = *mine;
-    *mine = uint4{0, 0, 0, 0};
-    const unsigned counts[4] = {own.w, own.z, own.y, own.x};
-    const unsigned sum = own.x + own.y + own.z + own.w;
-    const unsigned upto = warp_inclusive_scan(sum, Sum());
-    const int lane = lane_index(), warp = warp_index();
-    if (lane == 31) totals[warp] = upto;
-    __syncthreads();
-    unsigned before = __reduce_add_sync(kWholeWarp, lane < warp ? totals[lane] : 0u) + upto - sum;
-    if (before <= rank && rank - before < sum) {  // one thread
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (before <= rank && rank - before < counts[j]) {
-          found[0] = {static_cast<unsigned>(top - j), before, counts[j]};
-        }
-        before += counts[j];
-      }
-    }
-    __syncthreads();
-    return found[0];
-  }
-
-  // The key of `rank` among the first `count` of the few, at most kFew, for every thread. Several
-  // lanes a key count those that stand before it: larger ones, and equal ones earlier in line.
-  // Begins with a barrier.
-  __device__ __forceinline__ Key rank_few(int count, unsigned rank) const {
-    XRISK_SHARED(Key, answer, [1]);
-    __syncthreads();
-    const int thread = static_cast<int>(threadIdx.x);
-    const int lanes = 16 * count <= kBlock ? 16 : 4;
-    const int mine = thread / lanes, first = thread % lanes;
-    unsigned before = 0;
-    if (mine < count) {
-      const Key key = few[mine];
-#pragma unroll 4
-      for (int j = first; j < count; j += lanes) {
-        const Key other = few[j];
-        before += other > key || (other == key && j < mine);
-      }
-    }
-    for (int distance = lanes / 2; distance > 0; distance /= 2) {
-      before += __shfl_xor_sync(kWholeWarp, before, distance);
-    }
-    if (mine < count && first == 0 && before == rank) answer[0] = few[mine];
-    __syncthreads();
-    return answer[0];
-  }
-};
-
-template <int kBlock, class Key>
-__device__ __forceinline__ BlockSelect<kBlock, Key> block_select() {
-  using Select = BlockSelect<kBlock, Key>;
-  XRISK_SHARED(unsigned, bins, [Select::kBins]);
-  XRISK_SHARED(Key, few, [Select::kFew]);
-  XRISK_SHARED(unsigned, taken, [1]);
-  return {bins, few, taken};
-}
-
 // The key of `rank` (0: the largest) among the keys of [base, base + 2^width), in every thread.
 // visit(f) calls f(key) for each key that is this thread's, those outside included, the same each
 // time; `usual` is one of them, or any. There are more than `rank`, fewer than 2^32, in the range.
 template <int kBlock, class Key, class Visit>
 __device__ __forceinline__ Key select_in_block(const Visit& visit, Key usual, unsigned rank,
                                                Key base, int width) {
-  using Select = BlockSelect<kBlock, Key>;
-  const Select shared = block_select<kBlock, Key>();
-  __syncthreads();  // an earlier selection may still be reading
-  shared.clear();
-  __syncthreads();
-  unsigned count;
-  do {
-    const int shift = width > Select::digit_bits() ? width - Select::digit_bits() : 0;
+  static_assert((kBlock & (kBlock - 1)) == 0);
+  constexpr int kBins = 4 * kBlock, kFew = kBlock / 4, kGroup = 4;
+  const int digit_bits = bit_width(static_cast<uint32_t>(kBins)) - 1;
+  const int thread = static_cast<int>(threadIdx.x);
+  XRISK_SHARED(unsigned, bins, [kBins]);
+  XRISK_SHARED(Key, few, [kFew]);
+  XRISK_SHARED(unsigned, found, [3]);  // bin, keys above it, keys in it
+  XRISK_SHARED(unsigned, taken, [1]);
+  XRISK_SHARED(Key, answer, [1]);
+  for (;;) {
+    const int shift = width > digit_bits ? width - digit_bits : 0;
+    __syncthreads();  // an earlier round may still be reading
+    *reinterpret_cast<uint4*>(&bins[4 * thread]) = uint4{0, 0, 0, 0};
+    if (thread == 0) taken[0] = 0;
+    __syncthreads();
     const Key last = last_of_range<Key>(width);
     const Key often = static_cast<Key>(usual - base) >> shift;  // no digit, if it is outside
     unsigned oftens = 0;
@@ -201,54 +120,55 @@ __device__ __forceinline__ Key select_in_block(const Visit& visit, Key usual, un
       const Key distance = key - base, digit = distance >> shift;
       const bool inside = distance <= last;
       oftens += inside && digit == often;
-      if (inside && digit != often) atomicAdd(&shared.bins[digit], 1u);
+      if (inside && digit != often) atomicAdd(&bins[digit], 1u);
     });
-    if (oftens > 0) atomicAdd(&shared.bins[often], oftens);
-    const auto found = shared.find(rank);
-    base += static_cast<Key>(found.bin) << shift;
-    rank -= found.above;
-    count = found.count;
+    if (oftens > 0) atomicAdd(&bins[often], oftens);
+    __syncthreads();
+    // Bins from the top, four a thread.
+    const int top = kBins - 1 - 4 * thread;
+    const uint4 own = *reinterpret_cast<const uint4*>(&bins[top - 3]);
+    const unsigned counts[4] = {own.w, own.z, own.y, own.x};
+    unsigned before = block_exclusive_scan<kBlock>(own.x + own.y + own.z + own.w, 0u, Sum());
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (before <= rank && rank - before < counts[j]) {  // one thread, once
+        found[0] = static_cast<unsigned>(top - j);
+        found[1] = before;
+        found[2] = counts[j];
+      }
+      before += counts[j];
+    }
+    __syncthreads();
+    base += static_cast<Key>(found[0]) << shift;
+    rank -= found[1];
     width = shift;
     if (width == 0) return base;
-  } while (count > Select::kFew);
+    if (found[2] <= kFew) break;
+  }
+  const int count = static_cast<int>(found[2]);
   const Key last = last_of_range<Key>(width);
   visit([&](Key key) {
-    if (static_cast<Key>(key - base) <= last) shared.few[atomicAdd(shared.taken, 1u)] = key;
+    if (static_cast<Key>(key - base) <= last) few[atomicAdd(&taken[0], 1u)] = key;
   });
-  return shared.rank_few(static_cast<int>(count), rank);
-}
-
-// The same of the scores that the threads hold, kItems each, for a rank below kBlock: what is not
-// below the one of that rank among the threads' largest scores, or rather its digit, is all that
-// counts, most often few. Else 0: all threads are to select among all scores.
-template <int kBlock, int kItems, class T>
-__device__ __forceinline__ KeyOf<T> select_among_largest(const T (&scores)[kItems], unsigned rank) {
-  using Key = KeyOf<T>;
-  using Select = BlockSelect<kBlock, Key>;
-  const Select shared = block_select<kBlock, Key>();
-  shared.clear();
   __syncthreads();
-  T largest = scores[0];
-#pragma unroll
-  for (int i = 1; i < kItems; ++i) largest = Max()(largest, scores[i]);
-  const int shift = 8 * static_cast<int>(sizeof(Key)) - Select::digit_bits();
-  atomicAdd(&shared.bins[selection_key(largest) >> shift], 1u);
-  const T least = score_of_key(static_cast<Key>(shared.find(rank).bin) << shift);
-  unsigned mine = 0;
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) mine += !(scores[i] < least);  // NaN, too; if it is one, all
-  if (mine > 0) {
-    unsigned at = atomicAdd(shared.taken, mine);
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      if (scores[i] < least) continue;
-      if (at < Select::kFew) shared.few[at] = selection_key(scores[i]);
-      ++at;
+  // Four lanes a key count those that stand before it: larger ones, and equal ones earlier in line.
+  const int mine = thread / kGroup;
+  unsigned before = 0;
+  if (mine < count) {
+    const Key key = few[mine];
+#pragma unroll 4
+    for (int j = thread % kGroup; j < count; j += kGroup) {
+      const Key other = few[j];
+      before += other > key || (other == key && j < mine);
     }
   }
+#pragma unroll
+  for (int distance = kGroup / 2; distance > 0; distance /= 2) {
+    before += __shfl_xor_sync(kWholeWarp, before, distance);
+  }
+  if (mine < count && thread % kGroup == 0 && before == rank) answer[0] = few[mine];
   __syncthreads();
-  const unsigned taken = *shared.taken;
-  return taken <= Select::kFew ? shared.rank_few(static_cast<int>(taken), rank) : Key(0);
+  return answer[0];
 }
 
 // A warp's rows, of up to kNarrow scores, and those that have no threshold.
@@ -297,20 +217,13 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t row = blockIdx.x;
   const RowSpan span = span_of(call, row);
   if (span.count <= call.k || span.count <= least || span.count > kBlock * kItems) return;
+  const T* const x = call.scores + span.begin;
   const int count = static_cast<int>(span.count), thread = static_cast<int>(threadIdx.x);
-  const T* const x = call.scores + span.begin + thread;
-  const auto rank = static_cast<unsigned>(call.k);
   T scores[kItems];
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    scores[i] = i * kBlock + thread < count ? x[i * kBlock] : static_cast<T>(-INFINITY);
-  }
-  if (rank < kBlock / 2) {
-    const Key answer = select_among_largest<kBlock>(scores, rank);
-    if (answer != 0) {
-      if (thread == 0) put_key(out, row, answer);
-      return;
-    }
+  for (int i = 0; i < kItems; ++i) {  // all loads at once
+    const int at = i * kBlock + thread;
+    scores[i] = x[at < count ? at : count - 1];
   }
   Key keys[kItems];
 #pragma unroll
@@ -323,9 +236,9 @@ __global__ void __launch_bounds__(kBlock)
       if (keys[i] != 0) take(keys[i]);
     }
   };
-  const Key answer =
-      select_in_block<kBlock>(visit, keys[0], rank, Key(0), 8 * static_cast<int>(sizeof(Key)));
-  if (thread == 0) put_key(out, row, answer);
+  const Key answer = select_in_block<kBlock>(visit, keys[0], static_cast<unsigned>(call.k), Key(0),
+                                             8 * static_cast<int>(sizeof(Key)));
+  if (threadIdx.x == 0) put_key(out, row, answer);
 }
 
 }  // namespace xrisk::cuda

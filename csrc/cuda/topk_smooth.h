@@ -97,41 +97,17 @@ __device__ __forceinline__ bool newton_step(NewtonSearch& search, const SmoothTo
 }
 
 // The whole search; visit(f) calls f(score) for each score that is this thread's. False: it did not
-// end. Only the first warp takes the steps, in double; the others learn search.at alone.
+// end.
 template <int kBlock, class T, class Visit>
 __device__ __forceinline__ bool newton_in_block(NewtonSearch& search, const Visit& visit,
                                                 const SmoothTopK& problem, const SoftRow& row) {
-  constexpr int kWarps = kBlock / 32;
-  XRISK_SHARED(unsigned long long, above, [kWarps]);
-  XRISK_SHARED(unsigned long long, slope, [kWarps]);
-  XRISK_SHARED(double, at, [1]);
-  XRISK_SHARED(int, done, [1]);
-  const int lane = lane_index(), warp = warp_index();
   for (int step = 0; step < row.most; ++step) {
     FixedSums<T> sums(search.at, problem.tau1, row.visited);
     visit([&](T x) { sums.add(x); });
-    const bool any = __any_sync(kWholeWarp, (sums.above | sums.slope) != 0);
-    if (any) {
-      sums.above = warp_sum(sums.above);
-      sums.slope = warp_sum(sums.slope);
-    }
-    if (lane == 0) {
-      above[warp] = sums.above;
-      slope[warp] = sums.slope;
-    }
-    __syncthreads();
-    if (warp == 0) {
-      const unsigned long long all_above = warp_sum(lane < kWarps ? above[lane] : 0ull);
-      const unsigned long long all_slope = warp_sum(lane < kWarps ? slope[lane] : 0ull);
-      const bool found = newton_step<T>(search, problem, row, all_above, all_slope);
-      if (lane == 0) {
-        at[0] = search.at;
-        done[0] = found;
-      }
-    }
-    __syncthreads();
-    search.at = at[0];
-    if (done[0] != 0) return true;
+    const unsigned long long above = block_sum<kBlock>(sums.above);
+    const unsigned long long slope = block_sum<kBlock>(sums.slope);
+    // the same in every thread: all leave together
+    if (newton_step<T>(search, problem, row, above, slope)) return true;
   }
   return false;
 }

@@ -143,9 +143,6 @@ void run_all() {
     run<T>({350, 350}, false, 0, Kind::kTies, smooth);
     run<T>({340}, false, 70, Kind::kEqual, smooth);
     run<T>({100, 100}, false, 60, Kind::kTies, smooth);
-    run<T>({100, 100}, false, 7, Kind::kTies, smooth);
-    run<T>({250, 250}, false, 10, Kind::kNormal, smooth);
-    run<T>({70, 129, 256}, true, 3, Kind::kSpecial, smooth);
     run<T>({40, 40}, false, 20, Kind::kNormal, smooth);
     run<T>({200, 200}, false, 200, Kind::kNormal, smooth);
     run<T>({0, 0}, false, 0, Kind::kNormal, smooth);
