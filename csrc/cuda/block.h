@@ -51,6 +51,15 @@ __device__ __forceinline__ T warp_sum(T value) {
   return warp_reduce(value, Sum());
 }
 
+// The sum of whole numbers: one instruction from sm_80 on.
+__device__ __forceinline__ unsigned warp_count(unsigned value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return warp_sum(value);
+#else
+  return __reduce_add_sync(kWholeWarp, value);
+#endif
+}
+
 template <class T>
 __device__ __forceinline__ T warp_max(T value) {
   return warp_reduce(value, Max());

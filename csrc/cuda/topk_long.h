@@ -190,7 +190,7 @@ struct RowSplit {
 
 // Into a block's total.
 __device__ __forceinline__ void add_count(unsigned count, unsigned* total) {
-  count = __reduce_add_sync(kWholeWarp, count);
+  count = warp_count(count);
   if (lane_index() == 0 && count > 0) atomicAdd(total, count);
 }
 

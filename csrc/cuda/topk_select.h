@@ -148,7 +148,9 @@ __device__ __forceinline__ Key select_in_block(const Visit& visit, Key usual, un
   const int count = static_cast<int>(found[2]);
   const Key last = last_of_range<Key>(width);
   visit([&](Key key) {
-    if (static_cast<Key>(key - base) <= last) few[atomicAdd(&taken[0], 1u)] = key;
+    if (static_cast<Key>(key - base) > last) return;
+    const unsigned at = atomicAdd(&taken[0], 1u);
+    if (at < kFew) few[at] = key;  // more only of rows that overlap: offsets out of order
   });
   __syncthreads();
   // Four lanes a key count those that stand before it: larger ones, and equal ones earlier in line.
@@ -200,7 +202,7 @@ __global__ void __launch_bounds__(32) select_narrow_rows_kernel(TopK<T> call, Th
       packed += keys[i] >= two ? 1u << kFieldBits : 0u;
       packed += keys[i] >= three ? 1u << 2 * kFieldBits : 0u;
     }
-    packed = __reduce_add_sync(kWholeWarp, packed);
+    packed = warp_count(packed);
     const auto reach = [&](int field) {
       return static_cast<int64_t>(packed >> field * kFieldBits & ((1u << kFieldBits) - 1)) > call.k;
     };
