@@ -27,7 +27,7 @@ struct ListwiseStep {
   T* gradient = nullptr;          // [Q, S]; null: not wanted
   int64_t max_blocks = 4096;      // at a time; a block may take several lists
   int64_t near_from = 1024;       // lists of this length take the near-linear sums
-  int64_t band_to = 512;  // NeuralNDCG: lists up to this length keep a band in shared memory
+  int64_t band_to = 512;  // NeuralNDCG: lists up to this length keep to a band (128 in double)
 };
 
 template <class T>
