@@ -72,6 +72,7 @@ def libauc(inputs: ContrastiveInputs) -> Contestant:
         raise UnavailableError(str(error)) from error
     first, second, index, num_samples, temperature, gamma, bimodal = inputs
     options = {"N": num_samples, "tau": temperature, "gamma": gamma}
+    index = index.cpu()  # its state stays there
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its schedule
         loss_fn = GCLoss_v2(**options) if bimodal else GCLoss_v1(**options, device=first.device)
 
