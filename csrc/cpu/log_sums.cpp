@@ -141,6 +141,10 @@ class DirectLogSums final : public LogPairs<T> {
   // by as much.
   bool tiny_is_zero() const {
     constexpr T kLight = T(1e-10), kHeavy = T(1e10);
+    // A step, of the value or of the slope, tells a denormal difference of scores from zero.
+    const Surrogate kind = call_.term.surrogate;
+    const bool hinged = kind == Surrogate::kHinge || kind == Surrogate::kBarrierHinge;
+    if (kind == Surrogate::kZeroOne || (hinged && call_.term.params.margin < 1e-30)) return false;
     bool alike = call_.term.inverse_temperature < 1e20;
     const T* weights = call_.items.weights;
     for (int64_t j = 0; weights != nullptr && j < call_.items.count; ++j) {
