@@ -27,25 +27,27 @@ class Selection:
     def everything(self) -> bool:
         return self == Selection(device=self.device)
 
+    def _raced(self) -> list[cases.Case]:
+        """Those of the works asked for that run on this device."""
+        return [
+            case
+            for case in cases.CASES
+            if self.device in case.devices and (self.works is None or case.work in self.works)
+        ]
+
     def cases(self) -> list[cases.Case]:
         """`quick` keeps the few cases marked so, unless cases are named."""
         wanted = set(self.peers or ())
         return [
             case
-            for case in cases.CASES
-            if self.device in case.devices
-            and (self.works is None or case.work in self.works)
-            and (case.name in self.names if self.names else not self.quick or case.quick)
+            for case in self._raced()
+            if (case.name in self.names if self.names else not self.quick or case.quick)
             and (not wanted or wanted & {*peers.names_of(case.work)})
         ]
 
     def complaint(self) -> str | None:
         """What nobody knows among the names."""
-        within = [
-            case
-            for case in cases.CASES
-            if self.device in case.devices and (self.works is None or case.work in self.works)
-        ]
+        within = self._raced()
         works = dict.fromkeys(case.work for case in within)
         known: dict[str, tuple[list[str] | None, list[str]]] = {
             "op": (self.works, list(cases.WORKS)),
