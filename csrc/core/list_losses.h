@@ -69,6 +69,8 @@ XRISK_HD double relative_gain(double y, double shift) {
   return shift > 0.0 ? exp2(y - shift) - exp2(-shift) : expm1(y * kLn2);
 }
 
+constexpr double kInverseLn2 = 1.44269504088896340736;  // LambdaRank's terms are to base 2
+
 // 1 / log2(1 + rank)
 XRISK_HD double rank_discount(double rank) { return 1.0 / log2(1.0 + rank); }
 

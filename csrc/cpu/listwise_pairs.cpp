@@ -52,8 +52,6 @@ class PairwiseList {
   }
 
  private:
-  static constexpr double kInverseLn2 = 1.44269504088896340736;
-
   void sort(int64_t top_k) {
     const int32_t* places = descending_places(list_.relevance, list_.count, scratch_, executor_);
     sorted_.count = list_.count;

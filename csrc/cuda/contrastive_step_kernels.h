@@ -150,7 +150,7 @@ __device__ __forceinline__ void settle(const StepAnchors<T, State>& step, int64_
   }
 }
 
-struct AnchorTerms {
+struct RuleTerms {
   double value, slope, total;
 };
 
@@ -178,10 +178,10 @@ __device__ __forceinline__ ContrastiveTerms apply_rule(const StepAnchors<T, Stat
 // and slopes. Everything is computed before anything is written, so that the two do not wait for
 // each other.
 template <class T, class State>
-__device__ __forceinline__ AnchorTerms apply_rules(const StepAnchors<T, State>& step, int64_t i,
-                                                   const AnchorExponents (&seen)[2],
-                                                   const double (&log_u)[2],
-                                                   const double (&temperatures)[2], double poison) {
+__device__ __forceinline__ RuleTerms apply_rules(const StepAnchors<T, State>& step, int64_t i,
+                                                 const AnchorExponents (&seen)[2],
+                                                 const double (&log_u)[2],
+                                                 const double (&temperatures)[2], double poison) {
   const StepSpace<T>& space = step.space;
   const bool relative = step.call.bimodal || step.call.relative;
   const double positive = relative ? 0.0 : space.positives[i];
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kBlock)
     settle(step, i, space.log_means[i], space.log_means[batch + i], gap, log_u);
   }
   if (phase == Phase::kBefore) return;
-  AnchorTerms both{0.0, 0.0, 0.0};
+  RuleTerms both{0.0, 0.0, 0.0};
   if (mine) {
     const int64_t second = batch + i;
     const AnchorExponents seen[2] = {space.seen[i], space.seen[second]};
@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(kBlock, 1)
       update(space.shared, call.per_view ? space.slopes : space.log_u, true);
     }
   }
-  AnchorTerms both{0.0, 0.0, 0.0};
+  RuleTerms both{0.0, 0.0, 0.0};
   if (mine) {
     if (averages) {
       const bool shared = !call.bimodal && !call.per_view;

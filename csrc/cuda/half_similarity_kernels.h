@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     for (int r = 0; r < kWarpRows; ++r) {
       const float reference = __shfl_sync(kWholeWarp, reference_of_row, 4 * r);
       const float inverse = __shfl_sync(kWholeWarp, inverse_of_row, 4 * r);
-      PartSums sums;
+      RelativeSums sums;
 #pragma unroll
       for (int k = 0; k < kLaneColumns; ++k) sums.add(s[r][k], reference, inverse);
       mass[r] = sums.mass;
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     }
     if (!both) continue;
     float most[kLaneColumns];
-    PartSums total[kLaneColumns];
+    RelativeSums total[kLaneColumns];
 #pragma unroll
     for (int k = 0; k < kLaneColumns; ++k) {
       const int at = tile_column + kLaneColumns * lane + k;
@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
 #pragma unroll
       for (int r = 0; r < kWarpRows; ++r) most[k] = fmaxf(most[k], s[r][k]);
       if (tile > 0) {
-        total[k] = PartSums{float_of(masses[threadIdx.x], k), float_of(moments[threadIdx.x], k)};
+        total[k] =
+            RelativeSums{float_of(masses[threadIdx.x], k), float_of(moments[threadIdx.x], k)};
         total[k] = total[k].seen_from(before - most[k], inverse);
       }
       const float reference = reference_of(most[k]);
@@ -151,13 +152,13 @@ __global__ void __launch_bounds__(kPairThreads, kPairBlocks)
     return float_of(of[32 * w + at / kLaneColumns], at % kLaneColumns);
   };
   float highest = kLeftOut;
-  PartSums all;
+  RelativeSums all;
 #pragma unroll
   for (int w = 0; w < kPairWarps; ++w) highest = fmaxf(highest, part(highs, w));
 #pragma unroll
   for (int w = 0; w < kPairWarps; ++w) {
-    const PartSums seen =
-        PartSums{part(masses, w), part(moments, w)}.seen_from(part(highs, w) - highest, inverse);
+    const RelativeSums seen = RelativeSums{part(masses, w), part(moments, w)}.seen_from(
+        part(highs, w) - highest, inverse);
     all.mass += seen.mass;
     all.moment += seen.moment;
   }
@@ -209,11 +210,11 @@ __global__ void __launch_bounds__(32 * kMergeGroups)
     float most = high;
 #pragma unroll
     for (int k = 0; k < kMergeParts; ++k) most = fmaxf(most, peaks[k]);
-    PartSums total;
+    RelativeSums total;
 #pragma unroll
     for (int k = 0; k < kMergeParts; ++k) {
-      const PartSums seen =
-          PartSums{part_masses[k], part_moments[k]}.seen_from(peaks[k] - most, inverse * kLog2E);
+      const RelativeSums seen = RelativeSums{part_masses[k], part_moments[k]}.seen_from(
+          peaks[k] - most, inverse * kLog2E);
       total.mass += seen.mass;
       total.moment += seen.moment;
     }

@@ -27,7 +27,6 @@ __device__ ListResult block_pairs(const BlockList<T>& list) {
   const ListLogistic<T> phi{static_cast<T>(1.0 / *list.call.temperature)};
   double factor = 1.0, inverse_ideal = 0.0;
   if constexpr (kLambda) {
-    constexpr double kInverseLn2 = 1.44269504088896340736;
     const double* exact = list.space.numbers[0];
     inverse_ideal = list_gains<kThreads>(list, options.top_k, list.space.numbers[0]);
     factor = inverse_ideal * kInverseLn2;

@@ -187,17 +187,6 @@ __global__ void __launch_bounds__(32) lambda_scan_kernel(LambdaLists<T> lists) {
   }
 }
 
-// 1 / max DCG from the partial sums of near_ideal_kernel, in every thread.
-template <int kThreads, class T>
-__device__ double inverse_ideal_of(const NearLists<T>& near, int64_t q, int64_t parts) {
-  double ideal = 0.0;
-  for (int64_t k = threadIdx.x; k < parts; k += kThreads) ideal += near.ideal[q * parts + k];
-  ideal = block_sum<kThreads>(ideal);
-  return ideal > 0.0 ? 1.0 / ideal : 0.0;
-}
-
-constexpr double kInverseLn2 = 1.44269504088896340736;
-
 // Gradient of the chunk's items, and its share of the value, which counts a pair at its lower rank.
 //   Mapping: a thread an item. Bytes: 16 an item in, scattered, and the sums of the chunk.
 //   Work: a polynomial an item and direction, and kChunk pairs. Hazard: in T are only the pairs
@@ -313,12 +302,8 @@ __global__ void __launch_bounds__(kThreads)
                         double* __restrict__ masses) {
   const int64_t q = blockIdx.x, live = lists.live[q];
   if (live == 0) return;  // the whole block
-  double value = 0.0;
   const int64_t count = (live + chunk_size - 1) / chunk_size;
-  for (int64_t c = threadIdx.x; c < count; c += kThreads) {
-    value += lists.near.partial[q * lists.chunks + c];
-  }
-  value = block_sum<kThreads>(value);
+  const double value = sum_of_parts<kThreads>(lists.near.partial + q * lists.chunks, count);
   if (threadIdx.x != 0) return;
   call.values[q] = static_cast<T>(value);
   masses[q] = 1.0;

@@ -11,16 +11,15 @@ template <class T>
 class LambdaListwise {
  public:
   static constexpr int kThreads = 256;
-  static constexpr int kListThreads = 512;  // of a block that has a list to itself
-  static constexpr int kEntries = 4;        // of each of those at a time
-  static constexpr int kChunk = 256;        // ranks
+  static constexpr int kListThreads = kNearListThreads, kEntries = kNearEntries;
+  static constexpr int kChunk = 256;  // ranks
 
   // From shapes alone, as NearListwise; about 120 bytes an item.
   static bool applies(const ListwiseStep<T>& call) {
-    constexpr int64_t kMostEntries = int64_t{1} << 26, kMostLists = 65535;
+    constexpr int64_t kMostLists = 65535;
     return call.options.loss == ListLoss::kLambdaRank && call.lists > 0 &&
            call.length >= call.near_from && call.lists <= kMostLists &&
-           call.lists * call.length <= kMostEntries;
+           call.lists * call.length <= kMostNearEntries;
   }
 
   LambdaListwise(const ListwiseStep<T>& call, void* workspace) : call_(call) {
@@ -95,9 +94,7 @@ class LambdaListwise {
 
  private:
   cudaError_t sort(const T* values, cudaStream_t stream) {
-    const Side<T> side{values, nullptr, call_.length, lists_.near.item_live};
-    const T* no_weights = nullptr;
-    return sort_entries(order_, side, no_weights, false, stream);
+    return sort_lists(order_, values, call_.length, lists_.near.item_live, stream);
   }
 
   const ListwiseStep<T>& call_;

@@ -54,6 +54,18 @@ struct NearlyLinear {
   }
 };
 
+constexpr int kNearListThreads = 512;  // of a block that has a list to itself
+constexpr int kNearEntries = 4;        // of each of those at a time
+constexpr int64_t kMostNearEntries = int64_t{1} << 26;
+
+// Orders each list's `values` ascending.
+template <class T>
+cudaError_t sort_lists(TableMemory<T, T>& order, const T* values, int64_t length,
+                       const int32_t* live, cudaStream_t stream) {
+  const T* no_weights = nullptr;
+  return sort_entries(order, Side<T>{values, nullptr, length, live}, no_weights, false, stream);
+}
+
 inline bool is_near_list_loss(ListLoss loss) {
   return loss == ListLoss::kRankNet || loss == ListLoss::kApproxNDCG ||
          loss == ListLoss::kSmoothAP || loss == ListLoss::kRecallAtK;
@@ -214,6 +226,22 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) near.ideal[q * gridDim.x + blockIdx.x] = ideal;
 }
 
+// Sums of a list's blocks, added by one block. The total is in every thread.
+template <int kThreads>
+__device__ __forceinline__ double sum_of_parts(const double* parts, int64_t count) {
+  double sum = 0.0;
+  for (int64_t k = threadIdx.x; k < count; k += kThreads) sum += parts[k];
+  return block_sum<kThreads>(sum);
+}
+
+// 1 / max DCG from what near_ideal_kernel left, in every thread.
+template <int kThreads, class T>
+__device__ __forceinline__ double inverse_ideal_of(const NearLists<T>& near, int64_t q,
+                                                   int64_t parts) {
+  const double ideal = sum_of_parts<kThreads>(near.ideal + q * parts, parts);
+  return ideal > 0.0 ? 1.0 / ideal : 0.0;
+}
+
 // From ranks to the anchors' terms: partial sums of the value, weights of the columns, and in
 // `slopes` the anchors' own slopes. A thread an anchor, blockIdx.y the list.
 template <int kThreads, class T>
@@ -226,12 +254,7 @@ __global__ void __launch_bounds__(kThreads)
   const NearList& list = near.lists[q];
   double inverse_ideal = 0.0, value = 0.0;
   if (options.loss == ListLoss::kApproxNDCG) {
-    double ideal = 0.0;
-    for (int64_t k = threadIdx.x; k < gridDim.x; k += kThreads) {
-      ideal += near.ideal[q * gridDim.x + k];
-    }
-    ideal = block_sum<kThreads>(ideal);
-    inverse_ideal = ideal > 0.0 ? 1.0 / ideal : 0.0;
+    inverse_ideal = inverse_ideal_of<kThreads>(near, q, gridDim.x);
   }
   if (i < near.anchor_live[q]) {
     const int64_t at = q * call.length + i;
@@ -273,9 +296,7 @@ __global__ void __launch_bounds__(kThreads)
                       int64_t blocks, double* __restrict__ masses) {
   const int64_t q = blockIdx.x;
   if (plans[q].bins == 0) return;  // the whole block
-  double value = 0.0;
-  for (int64_t k = threadIdx.x; k < blocks; k += kThreads) value += near.partial[q * blocks + k];
-  value = block_sum<kThreads>(value);
+  double value = sum_of_parts<kThreads>(near.partial + q * blocks, blocks);
   if (threadIdx.x != 0) return;
   double mass = 1.0;
   if (call.options.loss == ListLoss::kRankNet) {

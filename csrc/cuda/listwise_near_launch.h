@@ -11,17 +11,15 @@ template <class T>
 class NearListwise {
  public:
   static constexpr int kThreads = 256;
-  static constexpr int kListThreads = 512;  // of a block that has a list to itself
-  static constexpr int kEntries = 4;        // of each of those at a time
+  static constexpr int kListThreads = kNearListThreads, kEntries = kNearEntries;
 
   // From shapes alone: the crossover call.near_from, and how much memory it may take, about 100
   // bytes an item, 12 more for each level of RankNet.
   static bool applies(const ListwiseStep<T>& call) {
-    constexpr int64_t kMostEntries = int64_t{1} << 26;
     const int64_t channels = call.options.loss == ListLoss::kRankNet ? kNearPairs : 1;
     return is_near_list_loss(call.options.loss) && call.lists > 0 &&
            call.length >= call.near_from && smooth_fits(call.lists, call.lists * channels) &&
-           call.lists * call.length * channels <= kMostEntries;
+           call.lists * call.length * channels <= kMostNearEntries;
   }
 
   NearListwise(const ListwiseStep<T>& call, void* workspace) : call_(call) {
@@ -73,9 +71,8 @@ class NearListwise {
                  call_, near_);
     XRISK_RETURN_IF_ERROR(cudaGetLastError());
     if (sorts()) {
-      const Side<T> relevance{near_.space.relevance, nullptr, call_.length, near_.item_live};
-      const T* no_weights = nullptr;
-      XRISK_RETURN_IF_ERROR(sort_entries(order_, relevance, no_weights, false, stream));
+      XRISK_RETURN_IF_ERROR(
+          sort_lists(order_, near_.space.relevance, call_.length, near_.item_live, stream));
     }
     if (ranks_pairs()) {
       XRISK_LAUNCH((near_levels_kernel<kListThreads, kEntries, T>), lists, kListThreads, 0, stream,

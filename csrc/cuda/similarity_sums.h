@@ -15,7 +15,7 @@ constexpr float kLeftOut = -1e38f;
 __device__ __forceinline__ float reference_of(float high) { return high == kLeftOut ? 0.0f : high; }
 
 // Sums of e^z and e^z (s - high), z = (s - high) / t. The moment still lacks 1 / t.
-struct PartSums {
+struct RelativeSums {
   float mass = 0.0f, moment = 0.0f;
 
   // `inverse`: 1 / t, times log2 e
@@ -25,7 +25,7 @@ struct PartSums {
     moment = fmaf(e, gap, moment);
   }
   // Relative to a larger one: `gap`, 0 or less, is this largest less that one.
-  __device__ __forceinline__ PartSums seen_from(float gap, float inverse) const {
+  __device__ __forceinline__ RelativeSums seen_from(float gap, float inverse) const {
     const float factor = exp2_flushed(gap * inverse);
     return {factor * mass, factor * fmaf(mass, gap, moment)};
   }

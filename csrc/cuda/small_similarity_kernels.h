@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kSmallThreads)
   int at[2], own[2];
   float own_scales[2], inverse[2], high[2] = {kLeftOut, kLeftOut};
   describe_owners(b, side, at, own, own_scales);
-  PartSums total[2];
+  RelativeSums total[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     inverse[h] = (at[h] < side.count ? inverses[side.owner + at[h]] : 1.0f) * kLog2E;
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kSmallThreads)
   for (int h = 0; h < 2; ++h) {
     float most = fmaxf(high[h], __shfl_xor_sync(kWholeWarp, high[h], 1));
     most = fmaxf(most, __shfl_xor_sync(kWholeWarp, most, 2));
-    PartSums mine = total[h].seen_from(high[h] - most, inverse[h]);
+    RelativeSums mine = total[h].seen_from(high[h] - most, inverse[h]);
 #pragma unroll
     for (int distance = 1; distance < 4; distance *= 2) {
       mine.mass += __shfl_xor_sync(kWholeWarp, mine.mass, distance);
@@ -231,8 +231,8 @@ __global__ void __launch_bounds__(kSmallThreads)
   const float per_gap = inverses[anchor];
   double mass = 0.0, moment = 0.0;
   for (int w = 0; w < kSmallWarps; ++w) {
-    const PartSums seen =
-        PartSums{masses[w][row], moments[w][row]}.seen_from(highs[w][row] - most, per_gap * kLog2E);
+    const RelativeSums seen = RelativeSums{masses[w][row], moments[w][row]}.seen_from(
+        highs[w][row] - most, per_gap * kLog2E);
     mass += static_cast<double>(seen.mass);
     moment += static_cast<double>(seen.moment);
   }
@@ -299,15 +299,7 @@ __global__ void __launch_bounds__(kSmallThreads)
     const float scale = kNarrow ? scale_below_half_range(warp_max(largest)) : 1.0f;
     LeftFragment high, low;
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float x = found[n].at[2 * h] * scale, y = found[n].at[2 * h + 1] * scale;
-        const uint32_t pair = Half::pack(x, y);
-        high.pairs[2 * n + h] = pair;
-        low.pairs[2 * n + h] = Half::pack(x - Half::low(pair), y - Half::high(pair));
-      }
-    }
+    for (int n = 0; n < 2; ++n) split_sums<Half>(found[n], scale, n, high, low);
     const uint16_t* row = tile + lane % 16 * kSmallStride<kDepth> + lane / 16 * 8;
     uint32_t pairs[kDepth][4];
 #pragma unroll

@@ -310,13 +310,7 @@ __global__ void __launch_bounds__(kStreamThreads)
     LeftFragment high[kColumns / 2], low[kColumns / 2];
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float a = found[n].at[2 * h] * scale, b = found[n].at[2 * h + 1] * scale;
-        const uint32_t pair = Half::pack(a, b);
-        high[n / 2].pairs[n % 2 * 2 + h] = pair;
-        low[n / 2].pairs[n % 2 * 2 + h] = Half::pack(a - Half::low(pair), b - Half::high(pair));
-      }
+      split_sums<Half>(found[n], scale, n % 2, high[n / 2], low[n / 2]);
     }
     const uint16_t* row = tile + lane % 16 * kTileStride<kDepth> + lane / 16 * 8;
 #pragma unroll

@@ -53,6 +53,21 @@ __device__ __forceinline__ float scale_below_half_range(float largest) {
   return __uint_as_float((127 + 14 + 127 - (biased < 40 ? 40 : biased)) << 23);
 }
 
+// Sums of columns 0-7 (n = 0) or 8-15 (n = 1), times `scale`, in those columns of a left factor:
+// the nearest 16-bit numbers, and of what they lack the nearest again, which leaves 2^-17
+// (bfloat16).
+template <class Half>
+__device__ __forceinline__ void split_sums(const SumFragment& sums, float scale, int n,
+                                           LeftFragment& high, LeftFragment& low) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float a = sums.at[2 * h] * scale, b = sums.at[2 * h + 1] * scale;
+    const uint32_t pair = Half::pack(a, b);
+    high.pairs[2 * n + h] = pair;
+    low.pairs[2 * n + h] = Half::pack(a - Half::low(pair), b - Half::high(pair));
+  }
+}
+
 // sums += left right
 template <class Half>
 __device__ __forceinline__ void multiply_add(const LeftFragment& left, const RightFragment& right,

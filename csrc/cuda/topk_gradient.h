@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
       first = static_cast<unsigned long long>(k);
     }
   }
-  first = block_reduce<Shape::kBlock>(first, kNone, Less());
+  first = block_reduce<Shape::kBlock>(first, kNone, Min());
   if (threadIdx.x == 0 && first != kNone) atomicMin(&work.first[row], first);
 }
 

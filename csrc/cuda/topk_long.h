@@ -269,13 +269,6 @@ __device__ __forceinline__ void visit_stored(const Key* buffer, int64_t count, c
   }
 }
 
-struct Less {
-  template <class T>
-  __device__ __forceinline__ T operator()(T a, T b) const {
-    return a < b ? a : b;
-  }
-};
-
 template <class Shape, class T>
 __global__ void __launch_bounds__(Shape::kBlock)
     finish_long_rows_kernel(TopK<T> call, LongRows<T> longs, RadixRows<KeyOf<T>> missed,
@@ -317,7 +310,7 @@ __global__ void __launch_bounds__(Shape::kBlock)
       least = key < least ? key : least;
       most = key > most ? key : most;
     });
-    low = block_reduce<kBlock>(least, high, Less());
+    low = block_reduce<kBlock>(least, high, Min());
     high = block_reduce<kBlock>(most, low, Max());
   }
   const auto visit = [&](const auto& take) { visit_stored<kBlock>(buffer, stored, take); };
