@@ -1,5 +1,5 @@
 """Fixtures and hypothesis profiles. XRISK_HYPOTHESIS=long searches; the default is repeatable.
-XRISK_HYPOTHESIS=half takes half of the default's examples.
+XRISK_HYPOTHESIS=third takes a third of the default's examples.
 
 XRISK_EXAMPLES changes how many examples of a test the long profile takes.
 """
@@ -19,7 +19,7 @@ from hypothesis import settings
 from xrisk_ext import _C
 
 settings.register_profile("fast", derandomize=True, max_examples=50, deadline=None)
-settings.register_profile("half", derandomize=True, max_examples=25, deadline=None)
+settings.register_profile("third", derandomize=True, max_examples=17, deadline=None)
 settings.register_profile(
     "long",
     max_examples=int(os.environ.get("XRISK_EXAMPLES", "1200")),

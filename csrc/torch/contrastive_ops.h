@@ -1,6 +1,6 @@
 // P4 on the CPU: sums of exponentials of similarities, and the fused step of the global contrastive
 // losses; products by the BLAS that torch has.
-// Included by torch/pairwise.cpp only.
+// Included by torch/pairwise_ops.h only.
 //
 // A product of halves through ATen returns halves, a tenth of an exponent at temperature 0.01: so
 // halves become floats first, and products are called below the dispatcher, where no autocast can

@@ -1,5 +1,5 @@
 // The step of the compositional entropic risk on logits, on the CPU. Included once, by
-// torch/state_ops.cpp.
+// torch/state_ops.h.
 #pragma once
 
 #include "cpu/entropic_step.h"

@@ -1,6 +1,6 @@
 // The step of the contrastive losses without state on the CPU: value and gradients, one product for
 // both directions.
-// Included by torch/pairwise.cpp only.
+// Included by torch/pairwise_ops.h only.
 #pragma once
 
 #include <ATen/ops/_unique.h>

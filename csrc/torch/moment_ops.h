@@ -1,5 +1,5 @@
 // The ops that sum over the entries of each label, on the CPU, and their autograd. Included once,
-// by torch/state_ops.cpp.
+// by torch/state_ops.h.
 #pragma once
 
 #include <algorithm>

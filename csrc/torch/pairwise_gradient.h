@@ -2,7 +2,7 @@
 //
 // What the Python Function of xrisk_ext/ops/pairwise.py does, as a bare node: at a few thousand
 // scores the wrapper takes as long as the sums. Both ops go through the dispatcher, to the CPU or
-// CUDA. Included by torch/pairwise.cpp only.
+// CUDA. Included by torch/pairwise_ops.h only.
 #pragma once
 
 #include <ATen/ops/mul.h>

@@ -1,4 +1,4 @@
-// partial_auc_step_ on the CPU, and its gradient. Included by torch/state_ops.cpp alone.
+// partial_auc_step_ on the CPU, and its gradient. Included by torch/state_ops.h alone.
 #pragma once
 
 #include "cpu/partial_auc_step.h"

@@ -1,4 +1,4 @@
-// The step of MIDAM on the CPU. Included once, by torch/state_ops.cpp.
+// The step of MIDAM on the CPU. Included once, by torch/state_ops.h.
 #pragma once
 
 #include "cpu/moving_average.h"

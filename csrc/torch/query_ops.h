@@ -1,5 +1,5 @@
 // The fused step of queries against keys on the CPU: value and gradients, one product for each.
-// Included by torch/pairwise.cpp only.
+// Included by torch/pairwise_ops.h only.
 #pragma once
 
 #include <tuple>

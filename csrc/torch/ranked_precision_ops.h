@@ -1,5 +1,5 @@
 // The gradient of LibAUC's mAP with top_k on the CPU, tied to a value that is known. Included once,
-// by torch/state_ops.cpp.
+// by torch/state_ops.h.
 #pragma once
 
 #include <ATen/ops/sum.h>

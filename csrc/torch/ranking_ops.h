@@ -1,4 +1,4 @@
-// The fused step of the ranking losses on the CPU. Included by state_ops.cpp alone.
+// The fused step of the ranking losses on the CPU. Included by state_ops.h alone.
 #pragma once
 
 #include <limits>

@@ -1,4 +1,4 @@
-// topk_threshold and its gradient on the CPU. Included by torch/metrics.cpp alone.
+// topk_threshold and its gradient on the CPU. Included by torch/metric_ops.h alone.
 #pragma once
 
 #include "cpu/topk.h"

@@ -46,20 +46,21 @@ def moving_average_update_(
         untouched = old.isnan()
     blends = torch.where(untouched, observed, mixed)
 
-    stored = torch.empty_like(blends)
-    entries_of_row: dict[int, list[int]] = {}
-    for entry, row in enumerate(index.tolist()):
-        entries_of_row.setdefault(row, []).append(entry)
-    for row, entries in entries_of_row.items():
-        if log:
-            mean = torch.logsumexp(blends[entries], dim=0) - math.log(len(entries))
-        else:
-            mean = blends[entries].mean(dim=0)
-        rounded = mean.to(state.dtype)
-        writable = rounded.isfinite() | ((rounded == -math.inf) if log else False)
-        state[row] = torch.where(writable, rounded, state[row])
-        stored[entries] = rounded.double()
-    return stored
+    rows, row_of_entry = torch.unique(index, return_inverse=True)
+    entries = torch.bincount(row_of_entry).double().view(-1, *[1] * (blends.dim() - 1))
+    sums = blends.new_zeros(len(rows), *blends.shape[1:])
+    if log:
+        places = row_of_entry.view(-1, *entries.shape[1:]).expand_as(blends)
+        peaks = torch.full_like(sums, -math.inf).scatter_reduce_(0, places, blends, "amax")
+        peaks = torch.where(peaks.isfinite(), peaks, 0.0)
+        sums.index_add_(0, row_of_entry, (blends - peaks[row_of_entry]).exp())
+        means = peaks + sums.log() - entries.log()
+    else:
+        means = sums.index_add_(0, row_of_entry, blends) / entries
+    rounded = means.to(state.dtype)
+    writable = rounded.isfinite() | ((rounded == -math.inf) if log else False)
+    state[rows] = torch.where(writable, rounded, state[rows])
+    return rounded.double()[row_of_entry]
 
 
 def _check(state: Tensor, index: Tensor, values: Tensor) -> None:

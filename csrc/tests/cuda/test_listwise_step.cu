@@ -336,7 +336,7 @@ void near_lists(const ListOptions& options) {
     c.grades = 5;
     c.masked = true;
     c.length = 1100;  // chunks of ranks
-    c.every = 180;
+    c.every = 500;
     run<float>(c);
     c.huge = true;
     run<float>(c);
@@ -432,6 +432,7 @@ int main() {
     c.options = options;
     c.lists = 1;
     c.length = 300;  // more items than threads
+    c.every = 7;
     run<double>(c);
     const bool near = options.loss == ListLoss::kApproxNDCG ||
                       options.loss == ListLoss::kSmoothAP || options.loss == ListLoss::kRecallAtK ||

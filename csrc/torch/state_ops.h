@@ -1,7 +1,9 @@
 // The ops that write state on the CPU: P2, and the fused step of the score losses.
 //
 // The gradient of a fused step is known in its forward; torch/attach_gradient.h hands it to
-// autograd.
+// autograd. Included by module.cpp alone.
+#pragma once
+
 #include <cmath>
 #include <vector>
 

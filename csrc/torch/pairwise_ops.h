@@ -1,4 +1,7 @@
 // P1 on the CPU: pairwise sums and log sums, their column slopes, and the surrogates themselves.
+// Included by module.cpp alone.
+#pragma once
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
