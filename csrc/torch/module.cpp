@@ -1,5 +1,5 @@
-// The op schemas on one page, their CPU registration, and the Python module _C. With all ops on the
-// CPU, for torch's headers take 15 s a unit.
+// The op schemas on one page, their CPU registration, and the Python module _C. The only unit with
+// torch's headers, which take 15 s to read, but for the ops on CUDA.
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
