@@ -1,7 +1,6 @@
 // kernel<<<grid, block, shared, stream>>>: checks the configuration and runs the blocks in turn.
 #pragma once
 
-#include <functional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -10,9 +9,9 @@
 
 namespace xrisk::simt {
 
-// Checks the configuration and calls body() in every thread of every block.
+// Checks the configuration and runs the body in every thread of every block.
 void run_grid(LaunchSite site, const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
-              std::function<void()> body);
+              Body body);
 
 template <class... Parameters, class... Arguments>
 void launch(LaunchSite site, void (*kernel)(Parameters...), dim3 grid, dim3 block,
@@ -21,9 +20,16 @@ void launch(LaunchSite site, void (*kernel)(Parameters...), dim3 grid, dim3 bloc
                     !(std::is_reference_v<Parameters> || ...),
                 "a kernel's parameters are copied bytewise");
   static_assert((sizeof(Parameters) + ... + 0) <= 4096, "more parameters than a kernel may have");
-  const std::tuple<Parameters...> values(static_cast<Parameters>(arguments)...);
-  run_grid(site, reinterpret_cast<const void*>(kernel), grid, block, dynamic_bytes,
-           [kernel, values] { std::apply(kernel, values); });
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> values;
+  };
+  const Call call{kernel, {static_cast<Parameters>(arguments)...}};
+  const auto run = [](const void* p) {
+    const Call& it = *static_cast<const Call*>(p);
+    std::apply(it.kernel, it.values);
+  };
+  run_grid(site, reinterpret_cast<const void*>(kernel), grid, block, dynamic_bytes, {run, &call});
 }
 
 }  // namespace xrisk::simt

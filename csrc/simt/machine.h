@@ -6,7 +6,6 @@
 #include <cstring>
 #include <deque>
 #include <exception>
-#include <functional>
 #include <map>
 #include <memory>
 #include <new>
@@ -117,10 +116,17 @@ struct StaticShared {
   Poisoned memory;
 };
 
+// A kernel with its arguments, both in `call`, which lives as long as the launch. (A std::function
+// would be a twentieth of the code.)
+struct Body {
+  void (*run)(const void* call);
+  const void* call;
+};
+
 struct Machine {
   // the launch
   LaunchSite site{"", "", 0};
-  std::function<void()> body;  // calls the kernel with its arguments
+  Body body{};
   unsigned block_size = 0;
   uint64_t block_number = 0;
   Stacks stacks;

@@ -211,7 +211,7 @@ void thread_main() {
   begin_fiber();
   machine.quiet = 0;
   try {
-    machine.body();
+    machine.body.run(machine.body.call);
   } catch (...) {
     machine.exception = std::current_exception();
   }
@@ -324,7 +324,7 @@ uint64_t block_at(uint64_t k, uint64_t blocks) {
 }  // namespace
 
 void run_grid(LaunchSite site, const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
-              std::function<void()> body) {
+              Body body) {
   machine.site = site;
   machine.error.clear();
   machine.exception = nullptr;
@@ -333,7 +333,7 @@ void run_grid(LaunchSite site, const void* kernel, dim3 grid, dim3 block, size_t
   check_configuration(kernel, grid, block, dynamic_bytes);
   default_schedule();
   machine.random_state = machine.seed;
-  machine.body = std::move(body);
+  machine.body = body;
   machine.block_size = block.x * block.y * block.z;
   machine.stacks.reserve(machine.block_size);
   machine.threads.assign(machine.block_size, {});
