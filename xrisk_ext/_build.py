@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 
 _CONFIG = Path(__file__).with_name("_build_config.json")
-_REBUILD = "rebuild it in its source folder: pip install --no-build-isolation --no-deps ."
+_REBUILD = "rebuild it in its source folder: pip install --no-build-isolation --no-deps -e ."
 
 
 def load_extension() -> ModuleType:
