@@ -287,33 +287,12 @@ at::Tensor moving_average_update_cuda_(const at::Tensor& state, const at::Tensor
   debug_check_range(kOp, inputs.ids, state.size(0));
   const at::Tensor gammas = contiguous_as(gamma, at::kDouble);
   debug_check_gamma(kOp, gammas);
-  const at::ScalarType value_type = accumulation_type(values);
-  at::Tensor observations = contiguous_as(values, value_type);
-  if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
-  at::Tensor stored = at::empty(values.sizes(), state.options());
-  visit_floating(state.scalar_type(), [&](auto state_zero) {
-    visit_floating(value_type, [&](auto value_zero) {
-      using State = decltype(state_zero);
-      using Value = decltype(value_zero);
-      cuda::MovingAverage<State, Value, State> call;
-      call.state = state.mutable_data_ptr<State>();
-      call.rows = state.size(0);
-      call.columns = static_cast<int>(inputs.columns);
-      call.index = inputs.ids.const_data_ptr<int64_t>();
-      call.values = observations.const_data_ptr<Value>();
-      call.entries = inputs.ids.numel();
-      call.gamma = gammas.const_data_ptr<double>();
-      call.gamma_per_entry = gamma.dim() == 1;
-      call.log_domain = log;
-      call.stored = stored.mutable_data_ptr<State>();
-      const size_t bytes = cuda::moving_average_workspace_bytes(call);
-      const at::Tensor space = workspace_like(state, bytes);
-      C10_CUDA_CHECK(
-          cuda::launch_moving_average(call, space.mutable_data_ptr(), bytes, stream_of(state)));
-    });
+  return update_state<cuda::MovingAverage>(state, inputs, values, gammas, log, [&](auto& call) {
+    const size_t bytes = cuda::moving_average_workspace_bytes(call);
+    const at::Tensor space = workspace_like(state, bytes);
+    C10_CUDA_CHECK(
+        cuda::launch_moving_average(call, space.mutable_data_ptr(), bytes, stream_of(state)));
   });
-  bump_version(state);
-  return stored;
 }
 
 std::tuple<at::Tensor, at::Tensor> score_step_cuda_(

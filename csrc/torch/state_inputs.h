@@ -42,6 +42,37 @@ inline UpdateInputs check_update(const char* op, const at::Tensor& state, const 
   return inputs;
 }
 
+// The update itself, for cpu::MovingAverage or cuda::MovingAverage, which `run` is called with.
+// `gammas`: checked, contiguous doubles.
+template <template <class, class, class> class MovingAverage, class Run>
+at::Tensor update_state(const at::Tensor& state, const UpdateInputs& inputs,
+                        const at::Tensor& values, const at::Tensor& gammas, bool log, Run&& run) {
+  const at::ScalarType value_type = accumulation_type(values);
+  at::Tensor observations = contiguous_as(values, value_type);
+  if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
+  at::Tensor stored = at::empty(values.sizes(), state.options());
+  visit_floating(state.scalar_type(), [&](auto state_zero) {
+    visit_floating(value_type, [&](auto value_zero) {
+      using State = decltype(state_zero);
+      using Value = decltype(value_zero);
+      MovingAverage<State, Value, State> call;
+      call.state = state.mutable_data_ptr<State>();
+      call.rows = state.size(0);
+      call.columns = static_cast<decltype(call.columns)>(inputs.columns);
+      call.index = inputs.ids.const_data_ptr<int64_t>();
+      call.values = observations.const_data_ptr<Value>();
+      call.entries = inputs.ids.numel();
+      call.gamma = gammas.const_data_ptr<double>();
+      call.gamma_per_entry = gammas.dim() == 1;
+      call.log_domain = log;
+      call.stored = stored.mutable_data_ptr<State>();
+      run(call);
+    });
+  });
+  bump_version(state);
+  return stored;
+}
+
 // Of the fused steps.
 struct StepInputs {
   at::Tensor scores, weights, ids;

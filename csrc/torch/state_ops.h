@@ -37,41 +37,18 @@ at::Tensor moving_average_update_(const at::Tensor& state, const at::Tensor& ind
   constexpr const char* kOp = "moving_average_update_";
   const NoAutocast no_autocast;
   const UpdateInputs inputs = check_update(kOp, state, index, values, gamma);
-  const int64_t entries = inputs.ids.numel();
-  const bool per_entry = gamma.dim() == 1;
   check_cpu(gamma, kOp, "gamma");
   const at::Tensor gammas = contiguous_as(gamma, at::kDouble);
   for (int64_t k = 0; k < gammas.numel(); ++k) check_gamma(gammas.const_data_ptr<double>()[k], kOp);
 
   const AtenExecutor executor;
-  const int64_t* ids_data = inputs.ids.const_data_ptr<int64_t>();
-  check_range(inputs.ids, cpu::find_out_of_range(ids_data, entries, state.size(0), executor),
-              state.size(0), kOp);
-  const at::ScalarType value_type = accumulation_type(values);
-  at::Tensor observations = contiguous_as(values, value_type);
-  if (observations.is_alias_of(state)) observations = observations.clone();  // read before written
-  at::Tensor stored = at::empty(values.sizes(), state.options());
-  visit_floating(state.scalar_type(), [&](auto state_zero) {
-    visit_floating(value_type, [&](auto value_zero) {
-      using State = decltype(state_zero);
-      using Value = decltype(value_zero);
-      cpu::MovingAverage<State, Value, State> call;
-      call.state = state.mutable_data_ptr<State>();
-      call.rows = state.size(0);
-      call.columns = state.dim() == 2 ? state.size(1) : 1;
-      call.index = ids_data;
-      call.values = observations.const_data_ptr<Value>();
-      call.entries = entries;
-      call.gamma = gammas.const_data_ptr<double>();
-      call.gamma_per_entry = per_entry;
-      call.log_domain = log;
-      call.stored = stored.mutable_data_ptr<State>();
-      cpu::Scratch scratch;
-      cpu::moving_average_update(call, scratch, executor);
-    });
+  const int64_t outside = cpu::find_out_of_range(inputs.ids.const_data_ptr<int64_t>(),
+                                                 inputs.ids.numel(), state.size(0), executor);
+  check_range(inputs.ids, outside, state.size(0), kOp);
+  return update_state<cpu::MovingAverage>(state, inputs, values, gammas, log, [&](auto& call) {
+    cpu::Scratch scratch;
+    cpu::moving_average_update(call, scratch, executor);
   });
-  bump_version(state);
-  return stored;
 }
 
 std::tuple<at::Tensor, at::Tensor> score_step_(const at::Tensor& scores, const at::Tensor& labels,
