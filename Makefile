@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On CI byte code is made when something is first imported: most of what torch brings never is.
 INSTALL := $(BIN)/pip install -q $(if $(CI),--no-compile)
+OUTER_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The pinned torch is a CPU build; `make gpu-check` builds with CUDA.
@@ -94,7 +95,7 @@ bench: $(STAMP_BUILD) $(STAMP_DEV)
 
 # On a machine with a GPU, with the Python that has torch with CUDA there; nothing is installed.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py
+	PATH='$(OUTER_PATH)' $(PYTHON) benchmarks/gpu_check.py
 
 # The site: docs/_build/html/index.html. Warnings are errors, so is a reference that leads nowhere.
 docs: $(STAMP_BUILD) $(STAMP_DOCS)

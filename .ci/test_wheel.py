@@ -114,6 +114,14 @@ def check_other_torch(clean: Environment) -> None:
     ), outcome.stderr
 
 
+def check_wrong_variant(clean: Environment) -> None:
+    """The build is sound, so nobody is told to rebuild it."""
+    outcome = clean.run("-c", "import xrisk_ext", ok=False, XRISK_SIMD="sse9")
+    print("wrong variant:", outcome.last_line)
+    assert outcome.last_line.startswith("ImportError: XRISK_SIMD: expected baseline, avx2,")
+    assert "rebuild" not in outcome.stderr
+
+
 def check_no_torch() -> None:
     """pip isolates a build by default, so torch is missing there, too: the same setup.py fails."""
     bare = Environment("no_torch", "setuptools")
@@ -131,6 +139,7 @@ def main() -> None:
     check_contents(wheel)
     clean = check_smoke(wheel)
     check_other_torch(clean)
+    check_wrong_variant(clean)
     check_no_torch()
 
 

@@ -239,6 +239,11 @@ def kernel_table(report: Report) -> str:
         return ""
     lines = [
         "",
+        "A step is forward, backward and the state's update. *In a graph*: replayed from a CUDA "
+        "graph, which leaves the kernels' own time. *From Python*: issued by Python, launches and "
+        "autograd included. *Least possible*: by the card's measured bandwidth, or its rates of "
+        "arithmetic.",
+        "",
         "| step | in a graph | from Python | kernels | least possible | by |",
         "| --- | --- | --- | --- | --- | --- |",
     ]

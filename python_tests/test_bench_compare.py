@@ -117,3 +117,24 @@ def test_nothing_in_common_is_an_error_of_its_own(tmp_path: Path) -> None:
     for race in new["races"]:
         race["case"] += "'"
     assert run(tmp_path, OLD, new) == 2
+
+
+@pytest.mark.parametrize("option", ["--compare", "--from"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), ("{}", "is no record of races"), ("[1", "is no record of races")],
+)
+def test_what_is_no_record_is_a_fault_of_the_command_line(
+    option: str,
+    content: str | None,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "record.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([option, *[str(path)] * (2 if option == "--compare" else 1)])
+    assert stopped.value.code == 2
+    assert f"{path}" in (error := capsys.readouterr().err) and said in error

@@ -27,6 +27,8 @@ def load_extension() -> ModuleType:
     try:
         return importlib.import_module("xrisk_ext._C")
     except ImportError as error:
+        if str(error).startswith("XRISK_"):  # a wrong environment variable; the build is sound
+            raise
         raise ImportError(
             f"the extension of xrisk_ext cannot be loaded ({error}); {_REBUILD}"
         ) from error

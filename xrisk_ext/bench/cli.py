@@ -17,6 +17,7 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 NEEDED = ("pytest", "pytest_benchmark")
 
@@ -62,12 +63,24 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the races of the earlier results of that name that were not run again; they "
         "must be of this machine and these versions",
     )
-    parser.add_argument("--from", dest="source", type=Path, help="a recorded or pytest JSON")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"))
+    parser.add_argument("--from", dest="source", type=_record, help="a recorded or pytest JSON")
+    parser.add_argument("--compare", nargs=2, type=_record, metavar=("OLD", "NEW"))
     parser.add_argument(
         "--tolerance", type=float, default=1.25, help="factor that is not yet a regression"
     )
     return parser
+
+
+def _record(path: str) -> dict[str, Any]:
+    """A record by its file, so that a wrong one is a fault of the command line."""
+    from xrisk_ext.bench import record
+
+    try:
+        return record.load(Path(path))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is no record of races") from error
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -91,7 +104,7 @@ def _bench(options: argparse.Namespace) -> int:
             return _fail(f"--add: {complaint}")
     status = 0
     if options.source:
-        found = record.load(options.source)
+        found = options.source
     else:
         complaint = selection.complaint()
         if complaint:

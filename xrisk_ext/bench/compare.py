@@ -9,11 +9,9 @@ regions suffer far more from that than ours do, and no ratio makes up for it.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from xrisk_ext.bench import tables
@@ -71,9 +69,10 @@ def busy_in(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [race for race in record["races"] if tables.busy_races([race])]
 
 
-def main(old_path: Path, new_path: Path, tolerance: float, peers: list[str] | None = None) -> int:
+def main(
+    old: dict[str, Any], new: dict[str, Any], tolerance: float, peers: list[str] | None = None
+) -> int:
     """Print every change; 0 without a regression, 1 with one, 2 if nothing could be compared."""
-    old, new = json.loads(old_path.read_text()), json.loads(new_path.read_text())
     found, missing = changes(old, new, peers)
     head = ["work", "case", "slowdown", "beside each peer", ""]
     rows = [

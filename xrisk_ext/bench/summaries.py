@@ -1,9 +1,10 @@
-"""The summary of each kind of work: one row a race, ours against its peers."""
+"""The summary of each kind of work: a caption, and one row a race, ours against its peers."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import NamedTuple
 
 from xrisk_ext.bench.cells import (
     Race,
@@ -18,7 +19,12 @@ from xrisk_ext.bench.cells import (
 )
 from xrisk_ext.testing.libauc_cases import NOT_RUNNING
 
-Summary = Callable[[list[Race]], Table]
+
+class Summary(NamedTuple):
+    """A table that explains itself: what is timed, what the cases and the peers are."""
+
+    caption: str
+    table: Callable[[list[Race]], Table]
 
 
 def _average_precision(races: list[Race]) -> Table:
@@ -313,19 +319,67 @@ def _contrastive(races: list[Race]) -> Table:
 
 # A kind of work without a summary still gets the full table.
 SUMMARIES: dict[str, Summary] = {
-    "average_precision": _average_precision,
-    "moving_average": _moving_average,
-    "pairwise_sums": _pairwise_sums,
-    "retrieval_average_precision": _retrieval,
-    "contrastive_baselines": _baselines,
-    "partial_auc": _partial_auc,
-    "ndcg": _ndcg,
-    "listwise": _retrieval,
-    "sort": _sort,
-    "metrics": _metrics,
-    "libauc": _libauc,
-    "scaling": _scaling,
-    "selection": _selection,
-    "global_contrastive": _contrastive,
-    "bimodal_global_contrastive": _contrastive,
+    "average_precision": Summary(
+        "One step of the average precision loss (loss, gradient, state) on B scores, a tenth of "
+        "them positive (a hundredth of a million). *ties*: all scores equal. *bits*: random bits "
+        "from 2^-30 to 2^5, so that no byte of a sort key can be skipped. *eager* is the "
+        "closed-form gradient tuned by hand in PyTorch, *eager_dense* the same without slices, "
+        "*eager_sorted* our algorithm in PyTorch ops, *autograd* the formula differentiated by "
+        "PyTorch, *compiled* what `torch.compile` makes of it, *floor* an autograd Function that "
+        "does nothing",
+        _average_precision,
+    ),
+    "moving_average": Summary(
+        "The state update `moving_average_update_`: rows of a batch of a table, averaged in place "
+        "in float32. *eager* keeps its workspaces and trusts the ids, *eager_unique* keeps our "
+        "contract (ids checked, duplicates averaged). *log*: the state is a logarithm",
+        _moving_average,
+    ),
+    "pairwise_sums": Summary(
+        "`pairwise_sums`, values and both gradients: the algorithm that `auto` chooses against "
+        "every other",
+        _pairwise_sums,
+    ),
+    "retrieval_average_precision": Summary(
+        "Average precision of lists, against pytorch-metric-learning", _retrieval
+    ),
+    "contrastive_baselines": Summary(
+        "Batch contrastive losses, loss and both gradients, B rows of dimension d", _baselines
+    ),
+    "partial_auc": Summary("One step of the partial AUC losses on B scores", _partial_auc),
+    "ndcg": Summary(
+        "One step of NDCGLoss (SONG) and its top-K form (K-SONG): queries x (relevant + other) "
+        "items",
+        _ndcg,
+    ),
+    "listwise": Summary("One step of the listwise losses: lists x items", _retrieval),
+    "sort": Summary(
+        "The sort of scores with their places, which the metrics and the sorted algorithms use. "
+        "*numpy values* sorts without the places, *numpy argsort* and ours return them",
+        _sort,
+    ),
+    "metrics": Summary("The metrics of `xr.metrics` on a million scores", _metrics),
+    "libauc": Summary(
+        "One step of each loss of LibAUC against its drop-in of `xrisk_ext.libauc`", _libauc
+    ),
+    "scaling": Summary(
+        "`pairwise_sums` of logistic pairs, n anchors against n items, values and both gradients, "
+        "by algorithm. *scale*: one over the temperature; *ties*, *clusters*, *Cauchy*, "
+        "*outlier*, *spread*: scores that are hard for the near-linear algorithm",
+        _scaling,
+    ),
+    "selection": Summary(
+        "`topk_threshold`: the K-th largest score of each row, exactly (*ours*) and as the "
+        "smoothed bilevel problem of K-SONG (*smooth*, which no peer solves), rows x scores",
+        _selection,
+    ),
+    "global_contrastive": Summary(
+        "One step of the global contrastive loss (SogCLR, two views): B samples, dimension d",
+        _contrastive,
+    ),
+    "bimodal_global_contrastive": Summary(
+        "One step of the bimodal global contrastive loss (image and text, SogCLR): B pairs, "
+        "dimension d",
+        _contrastive,
+    ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import Any
 
 from xrisk_ext.bench.cells import Race, Table, error_cell, of_limit, time_range, without_empty
@@ -38,7 +39,8 @@ def render(record: dict[str, Any]) -> str:
     for work in works:
         races = [race for race in record["races"] if race["work"] == work]
         if work in SUMMARIES:
-            lines += ["", f"== {work} ==", "", *table(*SUMMARIES[work](races))]
+            caption, summary = SUMMARIES[work]
+            lines += ["", f"== {work} ==", *wrap(caption, 100), "", *table(*summary(races))]
     for work in works:
         races = [race for race in record["races"] if race["work"] == work]
         lines += ["", f"== {work}: every contestant ==", "", *table(*_everything(races))]
@@ -70,8 +72,11 @@ def markdown(record: dict[str, Any], works: Iterable[str] = PUBLISHED) -> str:
     for work in works:
         races = [race for race in record["races"] if race["work"] == work]
         if races:
-            head, rows = SUMMARIES[work](races)
+            caption, summary = SUMMARIES[work]
+            head, rows = summary(races)
             lines += [
+                "",
+                f"{caption}.",
                 "",
                 *("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)),
             ]
