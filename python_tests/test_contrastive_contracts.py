@@ -35,6 +35,22 @@ def test_every_dtype(kind: str, dtype: torch.dtype) -> None:
         follow_reference_loosely(make(kind), views)
 
 
+@each_kind
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6])
+def test_a_float32_state_does_not_limit_the_gradient(kind: str, size: float) -> None:
+    """log u of large exponents has few digits in float32: a step uses them all, and stores those."""
+    views = make_views()
+    views = views._replace(first=size * views.first, second=size * views.second)
+    small, large = (
+        make(kind, normalize=False, state_dtype=t) for t in (torch.float32, torch.float64)
+    )
+    (_, *actual), (_, *expected) = step(small, views), step(large, views)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6 * float(other.abs().max()))
+    for _ in range(2):
+        assert all(t.isfinite().all() for t in step(small, views))
+
+
 def follow_reference_loosely(loss: ContrastiveLoss, views: Views) -> None:
     truth = Truth(loss)
     actual, expected = step(loss, views), truth.step(views)

@@ -169,6 +169,8 @@ class Step {
     average.entries = batch_;
     average.gamma = &gamma;
     average.log_domain = log_domain;
+    average.rounded =
+        !log_domain;  // exp(x - log u) is bounded by what is observed, not by a rounded log
     average.write = write;
     average.stored = stored;
     Scratch scratch;

@@ -275,6 +275,8 @@ class Run : private RankingQueries<T, State> {
     update.entries = total_;
     update.gamma = &call_.gamma;
     update.log_domain = log_domain;
+    update.rounded =
+        !log_domain;  // exp(x - log u) is bounded by what is observed, not by a rounded log
     update.write = call_.write_state;
     double* stored = scratch_.allocate<double>(columns_ * total_);
     update.stored = stored;

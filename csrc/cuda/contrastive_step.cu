@@ -91,6 +91,7 @@ class Step {
     if (call_.batch <= std::min<int64_t>(call_.few_entries, kFewEntries)) {
       MovingAverage<State, double, double> all = average_of(call_, call_.state, space);
       all.log_domain = true;
+      all.rounded = false;
       XRISK_LAUNCH_CHAINED((few_kernel<kFewEntries, T, State>), 1, kFewEntries, stream_, step_,
                            all);
     } else {
@@ -129,6 +130,7 @@ class Step {
     average.values = observed;
     average.gamma = gamma;
     average.log_domain = log_domain;
+    average.rounded = !log_domain;  // as on the CPU
     average.write = write;
     average.stored = stored;
     return launch_moving_average(average, average_space_, average_bytes_, stream_);

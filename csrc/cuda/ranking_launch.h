@@ -56,6 +56,7 @@ struct RankingPlan {
     update.live = buffers.live;
     update.gamma = call.gamma;
     update.log_domain = call.rule == RankingRule::kListwise;
+    update.rounded = !update.log_domain;  // as on the CPU
     update.write = call.write_state;
     update.stored = buffers.stored;
     thresholds.state = call.top_k.thresholds;
