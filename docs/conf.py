@@ -1,7 +1,5 @@
 """The site: `make docs`."""
 
-import importlib.util
-
 import xrisk_ext
 
 project = "xrisk_ext"
@@ -16,9 +14,6 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
-# The page waits for its module.
-if importlib.util.find_spec("xrisk_ext.metrics") is None:
-    exclude_patterns.append("api/metrics.md")
 
 html_theme = "furo"
 html_title = f"xrisk_ext {release}"

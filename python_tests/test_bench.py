@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from xrisk_ext.bench import cli, launches, limits, machine, peers, record, selection, tables
+from xrisk_ext.bench import cli, launches, limits, machine, peers, record, selection, suite, tables
 from xrisk_ext.bench.race import Budget, Contestant, Race
 from xrisk_ext.testing import cases
 from xrisk_ext.testing.baseline_cases import BASELINES, BaselineCase
@@ -276,3 +277,33 @@ def test_launches_are_counted() -> None:
     assert launches.count(lambda: x.add_(1).add_(2)) == {"launches": 2, "copies": 0, "syncs": 0}
     assert launches.count(lambda: x.sum().item())["syncs"] >= 1
     assert Contestant("x", lambda: None, device="cuda").wait() is None
+
+
+def test_a_wrong_result_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    (case, *_) = (case for case in cases.CASES if case.work == "average_precision")
+    benchmark = SimpleNamespace(extra_info={})
+
+    def compete(*_: Any) -> dict[str, Any]:
+        found = {"contestants": {"ours": {"error": 0.0}, "peer": {"error": case.wrong}}}
+        benchmark.extra_info.update(found)
+        return found
+
+    monkeypatch.setattr(suite, "build_all", lambda *_: ([], {}))
+    with pytest.raises(pytest.fail.Exception, match="peer"):
+        suite.test_race(case, compete, selection.Selection(), benchmark)
+    assert not benchmark.extra_info
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--quick", "--add"],
+        ["--race-seconds", "-1"],
+        ["--from", str(RECORD), "--op", "ndcg"],
+        ["--compare", str(RECORD), str(RECORD), "--case", "B=64"],
+    ],
+)
+def test_options_that_do_not_go_together(command: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 2

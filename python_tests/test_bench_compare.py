@@ -86,6 +86,17 @@ def test_the_race_under_o_counts(tmp_path: Path) -> None:
     assert run(tmp_path, old, new, "--peer", "x") == 0
 
 
+def test_our_other_algorithms_are_no_peers(tmp_path: Path) -> None:
+    """All of them got slower: beside each other they did not."""
+    old = make_record({"a": {"ours": 1.0, "smooth": 1.0, "sort": 2.0, "direct": 4.0, "eager": 9.0}})
+    old["races"][0]["work"] = "scaling"
+    new = copy.deepcopy(old)
+    new["races"][0]["contestants"]["eager"]["ratio"]["median"] = 3.0
+    assert run(tmp_path, old, new) == 1
+    (change,), _ = compare.changes(old, new)
+    assert change.by_peer == pytest.approx({"eager": 3.0})
+
+
 def test_what_cannot_be_compared_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

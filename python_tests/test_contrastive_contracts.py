@@ -38,7 +38,7 @@ def test_every_dtype(kind: str, dtype: torch.dtype) -> None:
 @each_kind
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e6])
 def test_a_float32_state_does_not_limit_the_gradient(kind: str, size: float) -> None:
-    """log u of large exponents has few digits in float32: a step uses them all, and stores those."""
+    """log u of large exponents has few digits in float32; a step uses more than those it stores."""
     views = make_views()
     views = views._replace(first=size * views.first, second=size * views.second)
     small, large = (

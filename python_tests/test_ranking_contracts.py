@@ -44,7 +44,7 @@ def same_steps(a: list[tuple[Tensor, ...]], b: list[tuple[Tensor, ...]]) -> bool
 
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e6, 1e12])
 def test_a_float32_state_does_not_limit_the_gradient(size: float) -> None:
-    """log u of large scores has few digits in float32: a step uses them all, and stores those."""
+    """log u of large scores has few digits in float32; a step uses more than those it stores."""
     batch = make_batch("listwise")
     batch = batch._replace(scores=size * batch.scores)
     small, large = (make_loss("listwise", state_dtype=t) for t in (torch.float32, torch.float64))

@@ -23,7 +23,12 @@ NEEDED = ("pytest", "pytest_benchmark")
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if (options.compare or options.source) and (options.op or options.case):
+        parser.error("--op and --case choose what is raced: not with --compare or --from")
+    if options.add and options.quick:
+        parser.error("--quick is too noisy to --add to a record")
     if options.compare:
         from xrisk_ext.bench import compare
 
@@ -39,12 +44,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--op", action="append", help="kind of work; may be repeated, as may the next"
+        "--op", action="append", help="a kind of work; --op, --peer and --case may be repeated"
     )
     parser.add_argument("--peer", action="append", help="race or compare with these only")
     parser.add_argument("--case", action="append", help="a case by its name, B=4096 say")
     parser.add_argument("--quick", action="store_true", help="a few cases, short races: noisy")
-    parser.add_argument("--race-seconds", type=float, help="length of one race")
+    parser.add_argument("--race-seconds", type=_seconds, help="length of one race; default: 8")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--list", action="store_true", help="the cases and peers, nothing is run")
     parser.add_argument(
@@ -69,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         "--tolerance", type=float, default=1.25, help="factor that is not yet a regression"
     )
     return parser
+
+
+def _seconds(text: str) -> float:
+    if not (seconds := float(text)) > 0.0:
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return seconds
 
 
 def _record(path: str) -> dict[str, Any]:

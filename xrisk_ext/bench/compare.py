@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrisk_ext.bench import tables
+from xrisk_ext.bench.peers import is_own
 
 Key = tuple[str, str]  # work, case
 
@@ -100,13 +101,15 @@ def main(
 
 
 def _ratios(record: dict[str, Any]) -> dict[Key, dict[str, float]]:
-    """Per race: each peer's time over the leader's."""
+    """Per race: each peer's time over the leader's. Our other algorithms are no peers: what slows
+    them all would not be seen.
+    """
     ratios: dict[Key, dict[str, float]] = {}
     for race in record["races"]:
         mine = ratios.setdefault((race["work"], race["case"]), {})
         for found, mark in ((race, ""), (race.get("under_o"), " -O")):
             for name, contestant in (found or {}).get("contestants", {}).items():
-                if name != found["leader"]:
+                if name != found["leader"] and not is_own(race["work"], name):
                     mine[name + mark] = contestant["ratio"]["median"]
     return ratios
 

@@ -43,6 +43,7 @@ class Contestant:
     call: Callable[[], Any]
     reset: Callable[[], Any] = lambda: None
     error: Callable[[], float] | None = None  # of the last call, after a reset, against float64
+    own: bool = False  # another algorithm of ours
     device: str = "cpu"  # "cuda" where its calls only queue work: laps then wait for it
 
     def wait(self) -> None:
@@ -124,7 +125,7 @@ class Race:
     def result(self) -> dict[str, Any]:
         """Times in ms, errors, memory; `ratio` is contestant / leader, taken in each round.
 
-        `fastest_rival` turns it round: leader / the fastest of the others.
+        `fastest_rival` turns it round: leader / the fastest of our other algorithms.
         """
         lead = self.leader.laps
         contestants: dict[str, Any] = {}
@@ -146,8 +147,9 @@ class Race:
             "foreign_load": self._foreign_load.share(),
             "contestants": contestants,
         }
-        if len(self._lanes) > 1:
-            rival = min(self._lanes[1:], key=lambda lane: statistics.median(lane.laps))
+        rivals = [lane for lane in self._lanes[1:] if lane.contestant.own]
+        if rivals:
+            rival = min(rivals, key=lambda lane: statistics.median(lane.laps))
             ratios = [ours / theirs for ours, theirs in zip(lead, rival.laps, strict=True)]
             result["fastest_rival"] = {"name": rival.contestant.name, "ratio": spread(ratios)}
         return result

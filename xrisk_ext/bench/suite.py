@@ -29,5 +29,7 @@ def test_race(case: Case, compete: Any, selection: Selection, benchmark: Any) ->
         assert under_o["optimize"] == 1
         benchmark.extra_info["under_o"] = under_o
         raced += under_o["contestants"].items()
-    for name, found in raced:
-        assert found["error"] is None or found["error"] < case.wrong, name
+    wrong = [name for name, found in raced if (found["error"] or 0.0) >= case.wrong]
+    if wrong:  # nobody's time is recorded beside a wrong result
+        benchmark.extra_info.clear()
+        pytest.fail(f"wrong by {case.wrong:g} or more: {', '.join(wrong)}")

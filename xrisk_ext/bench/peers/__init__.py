@@ -35,20 +35,21 @@ class UnavailableError(RuntimeError):
 class _Peer:
     build: Builder
     max_pairs: float
+    own: bool
 
 
 _PEERS: dict[tuple[str, str], _Peer] = {}
 
 
 def peer(
-    work: str, name: str, *, max_pairs: float = float("inf")
+    work: str, name: str, *, max_pairs: float = float("inf"), own: bool = False
 ) -> Callable[[Registered], Registered]:
-    """Register a function from the work's inputs to a contestant."""
+    """Register a function from the work's inputs to a contestant; `own`: xrisk_ext's kernels."""
 
     def register(build: Registered) -> Registered:
         if (work, name) in _PEERS:
             raise ValueError(f"peer {name!r} of {work!r} is registered twice")
-        _PEERS[work, name] = _Peer(build, max_pairs)
+        _PEERS[work, name] = _Peer(build, max_pairs, own)
         return build
 
     return register
@@ -58,6 +59,13 @@ def names_of(work: str) -> list[str]:
     """The peers registered for this work, in the order of their modules."""
     _load_all()
     return [name for registered, name in _PEERS if registered == work]
+
+
+def is_own(work: str, name: str) -> bool:
+    """Whether xrisk_ext's kernels run it: where they get slower, it is no measure of them."""
+    _load_all()
+    found = _PEERS.get((work, name))
+    return found is not None and found.own
 
 
 def build_all(
@@ -88,6 +96,7 @@ def build_all(
             continue
         if contestant is not None:
             contestant.device = device
+            contestant.own = registered.own
             contestants.append(contestant)
     return contestants, left_out
 

@@ -33,13 +33,13 @@ def _each_work(name: str, **options: Any) -> Callable[[Any], Any]:
     return register
 
 
-@_each_work("ours")
-@peer(BFLOAT16, "ours")
+@_each_work("ours", own=True)
+@peer(BFLOAT16, "ours", own=True)
 def ours(inputs: ContrastiveInputs) -> Contestant:
     return _ours("ours", inputs)
 
 
-@peer(BFLOAT16, "float32")
+@peer(BFLOAT16, "float32", own=True)
 def ours_in_float32(inputs: ContrastiveInputs) -> Contestant:
     """The same numbers, widened: what bfloat16 saves."""
     first, second = (t.detach().float().requires_grad_() for t in inputs[:2])

@@ -30,7 +30,7 @@ def measure_error(inputs: BaselineInputs) -> float:
     return truth.baseline_error(inputs, inputs.view1.grad, inputs.view2.grad, TEMPERATURE)
 
 
-@peer(WORK, "ours")
+@peer(WORK, "ours", own=True)
 def ours(inputs: BaselineInputs) -> Contestant:
     check_device(inputs.view1)
     options = {"dim": inputs.queue.shape[1], "queue_size": len(inputs.queue)}

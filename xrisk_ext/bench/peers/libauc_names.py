@@ -124,7 +124,7 @@ def _contestant(name: str, steps: _Steps) -> Contestant:
     return Contestant(name, steps.call, steps.reset, lambda: _error(steps))
 
 
-@peer("libauc", "ours")
+@peer("libauc", "ours", own=True)
 def ours(inputs: LibaucInputs) -> Contestant:
     from xrisk_ext import libauc
 

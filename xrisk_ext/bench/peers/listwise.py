@@ -52,7 +52,7 @@ def _contestant(name: str, inputs: ListwiseInputs, loss: Loss, *, exact: bool = 
     return Contestant(name, call, error=lambda: truth.listwise_error(inputs, scores.grad))
 
 
-@peer("listwise", "ours")
+@peer("listwise", "ours", own=True)
 def ours(inputs: ListwiseInputs) -> Contestant:
     check_device(inputs.scores)
     return _contestant("ours", inputs, OURS[inputs.loss]().to(inputs.scores.device))

@@ -22,7 +22,7 @@ from xrisk_ext.testing.ndcg_cases import NDCGInputs
 GAMMA, MARGIN, ETA, TAU1, TAU2, ALPHA, EPSILON = 0.9, 1.0, 0.01, 0.01, 1e-4, 2.0, 0.5
 
 
-@peer("ndcg", "ours")
+@peer("ndcg", "ours", own=True)
 def ours(inputs: NDCGInputs) -> Contestant:
     check_device(inputs.scores)
     scores = inputs.scores

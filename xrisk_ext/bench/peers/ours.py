@@ -24,7 +24,7 @@ def check_device(tensor: Tensor) -> None:
         raise UnavailableError("xrisk_ext was built without CUDA kernels")
 
 
-@peer("average_precision", "ours")
+@peer("average_precision", "ours", own=True)
 def average_precision(inputs: AveragePrecisionInputs) -> Contestant:
     check_device(inputs.scores)
     scores, labels, index, num_samples, gamma, margin = inputs
@@ -43,7 +43,7 @@ def average_precision(inputs: AveragePrecisionInputs) -> Contestant:
     )
 
 
-@peer("moving_average", "ours")
+@peer("moving_average", "ours", own=True)
 def moving_average(inputs: MovingAverageInputs) -> Contestant:
     check_device(inputs.values)
     start, index, values, gamma, log = inputs
@@ -102,4 +102,4 @@ def _pairwise_sums(algorithm: str) -> Callable[[PairwiseSumsInputs], Contestant 
 
 
 for _algorithm in dict.fromkeys(("auto", *(a for some in ALGORITHMS.values() for a in some))):
-    peer("pairwise_sums", _algorithm)(_pairwise_sums(_algorithm))
+    peer("pairwise_sums", _algorithm, own=True)(_pairwise_sums(_algorithm))

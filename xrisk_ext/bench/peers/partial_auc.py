@@ -43,7 +43,7 @@ def _loss(inputs: PartialAUCInputs) -> Any:
     )
 
 
-@peer("partial_auc", "ours")
+@peer("partial_auc", "ours", own=True)
 def ours(inputs: PartialAUCInputs) -> Contestant:
     check_device(inputs.scores)
     scores, labels, index = inputs[:3]

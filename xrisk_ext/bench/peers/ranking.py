@@ -38,7 +38,7 @@ def _sort(name: str, inputs: SortInputs, sort: Callable[[Tensor], Sorted]) -> Co
     return Contestant(name, call, error=lambda: truth.sort_error(inputs, *out))
 
 
-@peer("sort", "ours")
+@peer("sort", "ours", own=True)
 def sort(inputs: SortInputs) -> Contestant:
     return _sort("ours", inputs, xrisk_ext.ops.curves.sort_descending)
 
@@ -96,7 +96,7 @@ def _metric(name: str, inputs: MetricInputs, metric: Callable[[], Any]) -> Conte
     return Contestant(name, call, error=error)
 
 
-@peer("metrics", "ours")
+@peer("metrics", "ours", own=True)
 def metric(inputs: MetricInputs) -> Contestant:
     scores, labels, name, max_fpr, k = inputs
     ours = xrisk_ext.metrics

@@ -22,7 +22,7 @@ from xrisk_ext.testing.cases import RetrievalInputs
 MARGIN = 0.2  # of cosine similarities
 
 
-@peer("retrieval_average_precision", "ours")
+@peer("retrieval_average_precision", "ours", own=True)
 def ours(inputs: RetrievalInputs) -> Contestant:
     check_device(inputs.embeddings)
     embeddings, classes = inputs

@@ -33,12 +33,12 @@ def _selection(
     return Contestant(name, call, error=lambda: error(inputs, torch.as_tensor(out)))
 
 
-@peer("selection", "ours")
+@peer("selection", "ours", own=True)
 def ours(inputs: SelectionInputs) -> Contestant:
     return _selection("ours", inputs, lambda: xrisk_ext.ops.topk_threshold(*inputs))
 
 
-@peer("selection", "ours_smooth")
+@peer("selection", "ours_smooth", own=True)
 def ours_smooth(inputs: SelectionInputs) -> Contestant:
     """The smoothed threshold, which no peer has."""
 
