@@ -131,18 +131,20 @@ def _scaling(races: list[Race]) -> Table:
 
 def _retrieval(races: list[Race]) -> Table:
     peers = dict.fromkeys(n for race in races for n in race["contestants"] if n != "ours")
-    head = ["case", "ours ms", "error", *(f"{name}/ours" for name in peers)]
+    head = ["case", "ours ms", "error", "of limit", *(f"{name}/ours" for name in peers)]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
         ratios = [ratio(race, name) for name in peers]
-        rows.append([race["case"], time_range(ours["ms"]), error_cell(ours["error"]), *ratios])
-    return head, rows
+        own = [time_range(ours["ms"]), error_cell(ours["error"]), of_limit(race, "ours")]
+        rows.append([race["case"], *own, *ratios])
+    return without_empty(head, rows)
 
 
 def _baselines(races: list[Race]) -> Table:
     fused = ("inf_cl", "liger", "quack")
-    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "metric_learning/ours"]
+    head = ["loss", "ours ms", "error", "of limit", "eager/ours", "compiled/ours"]
+    head += ["metric_learning/ours"]
     head += [f"{name}/ours" for name in fused]
     head += ["ours MB", "eager MB", "metric_learning MB", "inf_cl MB"]
     rows = []
@@ -155,7 +157,7 @@ def _baselines(races: list[Race]) -> Table:
                 error_cell(ours["error"]),
                 of_limit(race, "ours"),
                 ratio(race, "eager"),
-                *(ratio(race, name) for name in ("metric_learning", *fused)),
+                *(ratio(race, name) for name in ("compiled", "metric_learning", *fused)),
                 *(megabytes(race, name) for name in ("ours", "eager", "metric_learning", "inf_cl")),
             ]
         )
@@ -164,7 +166,7 @@ def _baselines(races: list[Race]) -> Table:
 
 def _partial_auc(races: list[Race]) -> Table:
     head = ["rule and batch", "ours ms", "error", "of limit", "LibAUC/ours", "LibAUC -O/ours"]
-    head += ["eager/ours", "ours MB", "LibAUC MB"]
+    head += ["eager/ours", "compiled eager/ours", "ours MB", "LibAUC MB"]
     rows = []
     for race in races:
         ours = race["contestants"]["ours"]
@@ -177,6 +179,7 @@ def _partial_auc(races: list[Race]) -> Table:
                 ratio(race, "libauc"),
                 ratio(race.get("under_o"), "libauc"),
                 ratio(race, "eager"),
+                ratio(race, "compiled_eager"),
                 megabytes(race, "ours"),
                 megabytes(race, "libauc"),
             ]

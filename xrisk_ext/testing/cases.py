@@ -303,6 +303,12 @@ class RetrievalCase(Case):
     def inputs(self) -> RetrievalInputs:
         return retrieval_inputs(self)
 
+    def limit(self) -> Limit:
+        """Similarities and both factors' gradients, and the pairs of each query's positives."""
+        batch = self.classes * self.per_class
+        pairs = batch * (self.per_class - 1) * batch
+        return Limit(8 * batch * self.dimension, 3 * batch**2 * self.dimension + 6 * pairs)
+
 
 RETRIEVAL = [RetrievalCase(8, 4), RetrievalCase(16, 4), RetrievalCase(32, 4)]
 

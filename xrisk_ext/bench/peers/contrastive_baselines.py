@@ -6,6 +6,7 @@ The others hold a matrix of similarities, several copies of it with autograd.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import xrisk_ext
 from xrisk_ext.bench import truth
 from xrisk_ext.bench.peers import PAIRS_HELD, UnavailableError, peer
+from xrisk_ext.bench.peers.compiled import compile_by
 from xrisk_ext.bench.peers.ours import check_device
 from xrisk_ext.bench.race import Contestant
 from xrisk_ext.testing.baseline_cases import ALPHA, TEMPERATURE, BaselineInputs
@@ -99,6 +101,23 @@ def eager(inputs: BaselineInputs) -> Contestant:
         loss.backward()
 
     return Contestant("eager", call, reset, lambda: measure_error(inputs))
+
+
+@peer(WORK, "compiled", max_pairs=PAIRS_HELD)
+def compiled(inputs: BaselineInputs) -> Contestant | None:
+    """The same under torch.compile; MoCo's queue belongs to its code, not to a formula."""
+    if len(inputs.queue):
+        return None
+
+    def loss(view1: Tensor, view2: Tensor) -> Tensor:
+        return _plain(F.normalize(view1, dim=1), F.normalize(view2, dim=1), inputs)
+
+    def step(function: Callable[..., Tensor]) -> None:
+        _zero(inputs)
+        function(inputs.view1, inputs.view2).backward()
+
+    function = compile_by(loss, step)
+    return Contestant("compiled", lambda: step(function), error=lambda: measure_error(inputs))
 
 
 @peer(WORK, "metric_learning", max_pairs=PAIRS_HELD)

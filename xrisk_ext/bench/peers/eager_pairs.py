@@ -18,8 +18,8 @@ from xrisk_ext.testing.cases import PairwiseSumsInputs
 PAIRS_SUMMED = 1 << 31  # that a way which visits them all is given time for
 SLICE = 1 << 20  # pairs of a slice
 
-# From the differences d, a spare buffer of their shape, margin and scale: fills `sums` with the rows
-# summed, overwrites d with the slopes but for a constant factor, and returns that factor.
+# From the differences d, a spare buffer of their shape, margin and scale: puts the sum of each row
+# into `sums`, overwrites d with the slopes but for a constant factor, and returns that factor.
 Surrogate = Callable[[Tensor, Tensor, float, float, Tensor], float]
 
 

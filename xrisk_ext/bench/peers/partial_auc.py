@@ -1,4 +1,4 @@
-"""Partial AUC and the push losses: ours, LibAUC, and the closed form in eager PyTorch.
+"""Partial AUC and the push losses: ours, LibAUC, the closed form in eager PyTorch and compiled.
 
 `eager` holds the matrix of the pairs, computes value, gradient and state without autograd, and
 hands the gradient over by assignment, which saves it the autograd call that every real loss pays.
@@ -7,7 +7,10 @@ Ids are taken to be distinct within a batch (ours need not assume it).
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor
 import xrisk_ext
 from xrisk_ext.bench.partial_auc_truth import partial_auc_error
 from xrisk_ext.bench.peers import PAIRS_HELD, UnavailableError, peer
+from xrisk_ext.bench.peers.compiled import compile_by
 from xrisk_ext.bench.peers.ours import check_device
 from xrisk_ext.bench.race import Contestant
 from xrisk_ext.testing.partial_auc_cases import MAX_FPR, PartialAUCInputs
@@ -102,53 +106,71 @@ def libauc(inputs: PartialAUCInputs) -> Contestant | None:
     )
 
 
-class _ClosedForm:
-    def __init__(self, inputs: PartialAUCInputs) -> None:
-        rows, device = inputs.num_samples, inputs.scores.device
-        self.log_u = torch.full((rows,), -torch.inf, device=device)
-        self.s = torch.zeros(rows, device=device)
-        self.gamma, self.margin = inputs.gamma, inputs.margin
+def _gradient(
+    h: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    ids: Tensor,
+    log_u: Tensor,
+    s: Tensor,
+    inputs: PartialAUCInputs,
+) -> Tensor:
+    """The closed form of the KL and the CVaR loss; updates log u or s."""
+    edge = h.index_select(0, positive).sub_(inputs.margin).unsqueeze_(1)
+    z = torch.sub(h.index_select(0, negative), edge).relu_()  # [P, M]
+    num_pos, num_neg = z.shape
+    phi = z.square()
+    if inputs.rule == "kl":
+        log_g = torch.logsumexp(phi, dim=1) - math.log(num_neg)
+        old = log_u.index_select(0, ids)
+        blend = torch.logaddexp(old + math.log(1 - inputs.gamma), log_g + math.log(inputs.gamma))
+        u = torch.where(old == -torch.inf, log_g, blend)
+        log_u.index_copy_(0, ids, u)
+        weights = phi.sub_(u.unsqueeze(1)).exp_()
+        scale = 2.0 / (num_pos * num_neg)
+    else:
+        old = s.index_select(0, ids)
+        weights = (phi > old.unsqueeze(1)).float()
+        s.index_copy_(0, ids, old - ETA * (1 - weights.mean(dim=1) / MAX_FPR))
+        scale = 2.0 / (MAX_FPR * num_pos * num_neg)
+    pull = weights.mul_(z).mul_(scale)
+    gradient = torch.empty_like(h)
+    gradient.index_copy_(0, negative, pull.sum(dim=0))
+    return gradient.index_copy_(0, positive, pull.sum(dim=1).neg_())
 
-    def reset(self) -> None:
-        self.log_u.fill_(-torch.inf)
-        self.s.zero_()
+
+def _closed_form(name: str, inputs: PartialAUCInputs, compiles: bool) -> Contestant | None:
+    if inputs.rule not in ("kl", "cvar"):
+        return None
+    scores, labels, index, rows = inputs[:4]
+    log_u = torch.full((rows,), -torch.inf, device=scores.device)
+    s = torch.zeros(rows, device=scores.device)
 
     @torch.no_grad()
-    def step(self, h: Tensor, labels: Tensor, index: Tensor, rule: str) -> Tensor:
+    def step(function: Callable[..., Tensor]) -> None:
+        # outside of what is compiled: how many there are would be a shape that depends on data
         positive, negative = labels.nonzero().squeeze_(1), (labels == 0).nonzero().squeeze_(1)
         ids = index.index_select(0, positive)
-        edge = h.index_select(0, positive).sub_(self.margin).unsqueeze_(1)
-        z = torch.sub(h.index_select(0, negative), edge).relu_()  # [P, M]
-        num_pos, num_neg = z.shape
-        phi = z.square()
-        if rule == "kl":
-            log_g = torch.logsumexp(phi, dim=1) - torch.tensor(float(num_neg)).log()
-            old = self.log_u.index_select(0, ids)
-            keep, add = torch.tensor([1 - self.gamma, self.gamma]).log()
-            blend = torch.logaddexp(old + keep, log_g + add)
-            u = torch.where(old == -torch.inf, log_g, blend)
-            self.log_u.index_copy_(0, ids, u)
-            weights = phi.sub_(u.unsqueeze(1)).exp_()
-            scale = 2.0 / (num_pos * num_neg)
-        else:
-            s = self.s.index_select(0, ids)
-            weights = (phi > s.unsqueeze(1)).float()
-            self.s.index_copy_(0, ids, s - ETA * (1 - weights.mean(dim=1) / MAX_FPR))
-            scale = 2.0 / (MAX_FPR * num_pos * num_neg)
-        pull = weights.mul_(z).mul_(scale)
-        gradient = torch.empty_like(h)
-        gradient.index_copy_(0, negative, pull.sum(dim=0))
-        return gradient.index_copy_(0, positive, pull.sum(dim=1).neg_())
+        scores.grad = function(scores.detach(), positive, negative, ids, log_u, s, inputs)
+
+    def reset() -> None:
+        log_u.fill_(-torch.inf)
+        s.zero_()
+
+    function = compile_by(_gradient, step) if compiles else _gradient
+    return Contestant(
+        name,
+        functools.partial(step, function),
+        reset,
+        lambda: partial_auc_error(inputs, scores.grad),
+    )
 
 
 @peer("partial_auc", "eager", max_pairs=PAIRS_HELD)
 def eager(inputs: PartialAUCInputs) -> Contestant | None:
-    if inputs.rule not in ("kl", "cvar"):
-        return None
-    scores, labels, index = inputs[:3]
-    solver = _ClosedForm(inputs)
+    return _closed_form("eager", inputs, compiles=False)
 
-    def call() -> None:
-        scores.grad = solver.step(scores, labels, index, inputs.rule)
 
-    return Contestant("eager", call, solver.reset, lambda: partial_auc_error(inputs, scores.grad))
+@peer("partial_auc", "compiled_eager", max_pairs=PAIRS_HELD)
+def compiled(inputs: PartialAUCInputs) -> Contestant | None:
+    return _closed_form("compiled_eager", inputs, compiles=True)
