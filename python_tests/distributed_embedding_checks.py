@@ -193,6 +193,23 @@ def check_defect_wrong_positives_above_rank_0(ranks: Ranks) -> None:
     for name in ("CLIP", "NTXent", "SupCon"):
         loss = DistributedLoss(make_baseline(name, temperature=0.001, reduction="none"))
         assert float(loss(own["x"], own["x"]).max()) < math.log(2.0) + 1e-6
+    paired = xr.BimodalGlobalContrastiveLoss(NUM_SAMPLES, temperature=0.001, reduction="none")
+    # relative to its own positive every negative is behind: log u < 0, were it another's, far above
+    assert float(DistributedLoss(paired)(own["x"], own["x"], own["index"]).max()) < 0.0
+
+
+def check_defect_the_gathered_average_lacks_its_shift(ranks: Ranks) -> None:
+    """LibAUC gathers u without the maximum that it is relative to, which differs between ranks.
+
+    At this temperature the ranks' largest exponents differ by hundreds.
+    """
+
+    def make() -> nn.Module:
+        return xr.BimodalGlobalContrastiveLoss(
+            NUM_SAMPLES, temperature=0.002, gamma=0.4, state_dtype=torch.float64
+        )
+
+    follow_one_process(ranks, make, UNEVEN, with_ids)
 
 
 def check_defect_every_process_computes_all_rows(ranks: Ranks) -> None:

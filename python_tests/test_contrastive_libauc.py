@@ -196,3 +196,12 @@ def test_defect_a_batch_of_one_fails() -> None:
         assert any(bool(g.isnan().any()) for g in gradients)
     for ours in (GlobalContrastiveLoss(4), BimodalGlobalContrastiveLoss(4)):
         assert not any(t.any() for t in step(ours, views))
+
+
+def test_defect_the_state_stays_behind_on_the_cpu() -> None:
+    for theirs in (silent(GCLoss_v1, N=4, device="cpu"), silent(GCLoss_v2, N=4)):
+        theirs.to("meta")
+        held = [t for t in vars(theirs).values() if isinstance(t, Tensor)]
+        assert held and {t.device.type for t in held} == {"cpu"}
+    for ours in (GlobalContrastiveLoss(4), BimodalGlobalContrastiveLoss(4)):
+        assert {b.device.type for b in ours.to("meta").buffers()} == {"meta"}

@@ -116,6 +116,26 @@ def test_defect_a_batch_without_negatives_writes_nan() -> None:
     assert bool((loss.state.value == -INF).all())  # untouched
 
 
+def test_defect_a_batch_of_one_fails() -> None:
+    batch = Batch(torch.tensor([0.5]), torch.tensor([1]), torch.tensor([2]))
+    for theirs in (libauc.pAUC_DRO_Loss(4), libauc.pAUC_CVaR_Loss(4, 4), libauc.tpAUC_KL_Loss(4)):
+        with pytest.raises((TypeError, AssertionError)):
+            their_step(theirs, batch)
+    assert their_step(libauc.tpAUC_CVaR_loss(4), batch)[0].isnan()
+    for rule in ("kl", "cvar", "two_way_kl", "two_way_cvar"):
+        loss = make_top_loss(rule, 4)
+        before = {name: value.clone() for name, value in loss.state_dict().items()}
+        assert not any(t.any() for t in top_step(loss, batch))
+        assert all(torch.equal(before[k], v) for k, v in loss.state_dict().items())
+
+
+def test_defect_the_state_stays_behind_on_the_cpu() -> None:
+    for theirs in (libauc.pAUC_DRO_Loss(4), libauc.tpAUC_KL_Loss(4)):
+        assert theirs.to("meta").u_pos.device.type == "cpu"
+    for rule in ("kl", "cvar", "two_way_kl", "two_way_cvar"):
+        assert {b.device.type for b in make_top_loss(rule, 4).to("meta").buffers()} == {"meta"}
+
+
 def test_defect_labels_share_one_scalar() -> None:
     options = {"device": "cpu", **PARITY["two_way_kl"][1]}
     batch = parity_batches(torch.float64, 2)[0]
