@@ -101,6 +101,21 @@ def test_pairwise_sums_agree_with_the_cpu(
             assert_near(ours, theirs, dtype)
 
 
+def test_defect_duplicate_ids_have_two_writers_on_cuda() -> None:
+    """LibAUC assigns by index: which of a duplicate's entries stays is left to the device."""
+    scores = torch.tensor([1.0, 0.0, 0.5, 0.25])
+    labels, index = torch.tensor([1, 1, 0, 0]), torch.tensor([0, 0, 1, 1])
+    states = []
+    for device in ("cpu", "cuda", "cuda"):
+        loss = xr.AveragePrecisionLoss(2, gamma=1.0).to(device)
+        step(loss, (scores, labels, index), device)
+        states.append(loss.state.value.cpu())
+        scores, labels = scores.flip(0), labels.flip(0)
+        index = index.flip(0)
+    assert torch.equal(states[1], states[2])  # whichever of the entries comes first
+    assert_near(states[1], states[0], torch.float32)
+
+
 NEAR_LOG_SUMS = [(s, "sort") for s in ("hinge", "barrier_hinge", "logistic")]
 NEAR_LOG_SUMS.append(("squared_hinge", "smooth"))
 
