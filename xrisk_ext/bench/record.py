@@ -64,7 +64,7 @@ def run(selection: Selection) -> tuple[dict[str, Any], int]:
             "--import-mode=importlib",
         ]
         command += ["-p", "no:cacheprovider", "-p", "xrisk_ext.bench.plugin"]
-        command += [f"--benchmark-json={target}", "--benchmark-columns=min,median,iqr,rounds"]
+        command += [f"--benchmark-json={target}", "--benchmark-quiet"]
         status = subprocess.run(
             [*command, *selection.as_options()], check=False, env=environment
         ).returncode

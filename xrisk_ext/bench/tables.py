@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from textwrap import wrap
 from typing import Any
 
@@ -60,7 +60,7 @@ def absences(races: list[Race]) -> list[str]:
     ]
 
 
-def markdown(record: dict[str, Any], works: Iterable[str] = PUBLISHED) -> str:
+def markdown(record: dict[str, Any], works: Collection[str] = PUBLISHED) -> str:
     """The tables of these works, for a page of the documentation."""
     about = record["machine"]
     place = f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads"
@@ -69,6 +69,9 @@ def markdown(record: dict[str, Any], works: Iterable[str] = PUBLISHED) -> str:
     lines = [
         f"Measured on {place}: medians of per-round ratios with their quartiles.",
     ]
+    shown = [race for race in record["races"] if race["work"] in works]
+    if busy_races(shown):
+        lines += ["", *_warnings(shown)]
     for work in works:
         races = [race for race in record["races"] if race["work"] == work]
         if races:
