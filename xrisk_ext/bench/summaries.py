@@ -254,8 +254,8 @@ def _metrics(races: list[Race]) -> Table:
 
 def _selection(races: list[Race]) -> Table:
     head = ["scores", "ours ms", "ours ns/score", "error", "of limit", "kthvalue/ours"]
-    head += ["NumPy partition/ours", "topk/ours", "sort/ours", "smooth ms", "smooth/ours"]
-    head += ["smooth error"]
+    head += ["NumPy partition/ours", "topk/ours", "sort/ours", "flashinfer/ours"]
+    head += ["smooth ms", "smooth/ours", "smooth error"]
     rows = []
     for race in races:
         ours, smooth = race["contestants"]["ours"], race["contestants"].get("ours_smooth")
@@ -270,6 +270,7 @@ def _selection(races: list[Race]) -> Table:
                 ratio(race, "numpy_partition"),
                 ratio(race, "topk"),
                 ratio(race, "sort"),
+                ratio(race, "flashinfer"),
                 median_ms(race, "ours_smooth"),
                 ratio(race, "ours_smooth"),
                 error_cell(smooth["error"]) if smooth else "-",

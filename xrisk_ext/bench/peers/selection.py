@@ -1,4 +1,4 @@
-"""The top-K threshold: ours exact and smoothed, PyTorch's ways to it and NumPy's."""
+"""The top-K threshold: ours exact and smoothed; PyTorch's ways to it, NumPy's, FlashInfer's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from xrisk_ext.bench.race import Contestant
 from xrisk_ext.testing.selection_cases import SelectionInputs
 
 SORTED = 10_000_000  # scores that are sorted within seconds
+FLASHINFER_ROW = 1 << 21  # of longer rows its blocks wait for others, which need not fit on a GPU
 Error = Callable[[SelectionInputs, Tensor], float]
 
 
@@ -84,3 +85,18 @@ def numpy_partition(inputs: SelectionInputs) -> Contestant:
     return _selection(
         "numpy_partition", inputs, lambda: numpy.partition(array, place, axis=1)[:, place].copy()
     )
+
+
+@peer("selection", "flashinfer")
+def flashinfer(inputs: SelectionInputs) -> Contestant:
+    """The least of its top k + 1, unsorted, which is its faster way."""
+    scores, k = inputs
+    if not scores.is_cuda:
+        raise UnavailableError("runs on a GPU")
+    if scores.shape[1] > FLASHINFER_ROW:
+        raise UnavailableError("may hang on so long a row")
+    try:
+        from flashinfer import top_k
+    except ImportError as error:
+        raise UnavailableError(str(error)) from error
+    return _selection("flashinfer", inputs, lambda: top_k(scores, k + 1)[0].amin(dim=1))
