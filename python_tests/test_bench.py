@@ -295,6 +295,20 @@ def test_a_wrong_result_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("status", "options", "published"),
+    [(0, [], True), (1, [], True), (2, [], False), (2, ["--name", "part"], True)],
+)
+def test_an_interrupted_run_of_everything_replaces_no_record(
+    status: int, options: list[str], published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    monkeypatch.setattr(record, "run", lambda _: (record.load(RECORD), status))
+    monkeypatch.setattr(record, "publish", lambda *_: done.append(1) or [])
+    assert cli.main(options) == status
+    assert bool(done) == published
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["--quick", "--add"],

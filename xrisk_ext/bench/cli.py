@@ -7,6 +7,7 @@ every time, peak memory, and the fraction of what the machine can do at most.
   bench --quick                           a few cases, short races: noisy, printed only
   bench --op average_precision --peer libauc --peer eager --case B=4096
   bench --op ndcg --name cpu --add        these races anew, the others of cpu.json as they were
+  bench --name part                       Ctrl-C keeps what was raced so far, under that name
   bench --from cpu.json                   print an earlier run again
   bench --compare OLD.json NEW.json       exit status 1 on a regression
 """
@@ -129,6 +130,7 @@ def _bench(options: argparse.Namespace) -> int:
         if options.device == "cuda" and not _has_cuda():
             return _fail("--device cuda: torch sees no CUDA device")
         found, status = record.run(selection)
+        whole = whole and status != record.INTERRUPTED
     print(tables.render(found))
 
     if earlier:

@@ -16,6 +16,7 @@ from xrisk_ext.bench.plot import draw_scaling, draw_step_times
 from xrisk_ext.bench.selection import Selection
 
 HERE = Path(__file__).resolve().parent
+INTERRUPTED = 2  # the exit status of a pytest that Ctrl-C ended
 MARKER, END_MARKER = "<!-- bench -->", "<!-- /bench -->"
 # By the name of a record: the page that shows it between the markers, and what of it.
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -65,15 +66,22 @@ def run(selection: Selection) -> tuple[dict[str, Any], int]:
         ]
         command += ["-p", "no:cacheprovider", "-p", "xrisk_ext.bench.plugin"]
         command += [f"--benchmark-json={target}", "--benchmark-quiet"]
-        status = subprocess.run(
-            [*command, *selection.as_options()], check=False, env=environment
-        ).returncode
+        status = _wait_for([*command, *selection.as_options()], environment)
         if not target.exists() or not target.stat().st_size:
             raise SystemExit(f"pytest left no results (exit status {status})")
         record = load(target)
     record["quick"] = selection.quick
     record["load_at_the_end"] = machine.load()
     return record, status
+
+
+def _wait_for(command: list[str], environment: dict[str, str]) -> int:
+    """Ctrl-C ends pytest, which then writes what was raced so far: half an hour is not lost."""
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return process.wait()
 
 
 def load(source: Path) -> dict[str, Any]:
