@@ -17,13 +17,17 @@ Device = torch.device | str | None
 
 
 class CrossEntropyLoss(nn.Module):
-    """LibAUC's ``CrossEntropyLoss``: PyTorch's, of logits."""
+    """LibAUC's ``CrossEntropyLoss``: PyTorch's, of logits. An empty batch gives zero."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         scores = column(y_pred)
+        if not scores.is_floating_point():
+            raise TypeError(f"CrossEntropyLoss: expected floating y_pred, got {scores.dtype}")
+        if len(scores) == 0:
+            return scores.sum()
         return binary_cross_entropy_with_logits(scores, column(y_true).to(scores.dtype))
 
 
