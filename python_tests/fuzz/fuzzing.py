@@ -35,7 +35,7 @@ each_device = pytest.mark.parametrize(
 )
 
 
-def fuzz(test: Callable[..., None]) -> Callable[..., None]:
+def fuzz(test: Callable[..., None], share: int = 1) -> Callable[..., None]:
     """Runs test(data, ...) on what hypothesis draws, as often as the profile says; counts."""
 
     @functools.wraps(test)
@@ -43,8 +43,16 @@ def fuzz(test: Callable[..., None]) -> Callable[..., None]:
         EXAMPLES[test.__qualname__] += 1
         test(*args, **options)
 
-    slow = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    slow = settings(
+        max_examples=max(2, settings.default.max_examples // share),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
     return slow(given(data=st.data())(counted))
+
+
+def fuzz_a_little(test: Callable[..., None]) -> Callable[..., None]:
+    """As `fuzz`, more seldom: for a test that is there once for every public name."""
+    return fuzz(test, share=15)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ seeds = st.integers(0, 2**20)
 
 KINDS = ("normal", "grid", "wide_grid", "few", "equal", "far", "tiny_gaps", "huge", "spread")
 KINDS += ("subnormal", "outliers")
+# as large as a score may be: what a loss sums need not fit the dtype, nor float64
+EXTREMES = {torch.float16: 4, torch.bfloat16: 30, torch.float32: 30, torch.float64: 150}
 # The gaps of these are small in every way: for sums that grow without bound
 TAME_KINDS = ("normal", "grid", "few", "equal", "far", "tiny_gaps", "subnormal")
 SPECIAL = (INF, -INF, NAN)
@@ -67,6 +69,8 @@ def scores_of_kind(kind: str, shape: Any, dtype: torch.dtype, generator: torch.G
         x = x.sign() * 10.0 ** (torch.rand(x.shape, generator=generator).double() * 2 * top - top)
     elif kind == "subnormal":
         x = x * info.smallest_normal * 0.25
+    elif kind == "extreme":
+        x = x * 10.0 ** EXTREMES[dtype]
     elif kind == "outliers":
         x = torch.where(integers(20) == 0, x * 10.0**top, x)
     return x.double().clamp(-0.5 * info.max, 0.5 * info.max).to(dtype)
@@ -106,6 +110,24 @@ def relaid(data: st.DataObject, x: Tensor) -> Tensor:
     if layout == "turned" and x.dim() == 2:
         return x.t().contiguous().t()
     return x
+
+
+ID_KINDS = ("any", "unique", "one", "few hot", "runs")
+
+
+def draw_ids(data: st.DataObject, rows: int, size: int, generator: torch.Generator) -> Tensor:
+    """Ids below `rows`, at most that many where none comes twice."""
+    kind = data.draw(st.sampled_from(ID_KINDS), label="ids")
+    ids = torch.randint(rows, (size,), generator=generator)
+    if kind == "unique":
+        ids = torch.randperm(rows, generator=generator)[:size]
+    elif kind == "one":
+        ids = ids[:1].expand(size)
+    elif kind == "few hot":
+        ids = torch.where(ids % 3 == 0, ids, ids[:1])
+    elif kind == "runs":
+        ids = ids.sort().values
+    return ids.to(data.draw(st.sampled_from((torch.int64, torch.int32)), label="id dtype"))
 
 
 WEIGHT_KINDS = ("ones", "positive", "half zeros", "integers", "all zeros", "tiny and huge")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from loss_helpers import bits_equal
 from strategies import (
     KINDS,
+    draw_ids,
     dtypes,
     generator_of,
     large,
@@ -21,22 +22,7 @@ from torch import Tensor
 from xrisk_ext import ops, reference
 
 update_ = ops.moving_average_update_
-ID_KINDS = ("any", "unique", "one", "few hot", "runs")
 gammas = st.sampled_from((0.0, 1e-8, 0.1, 0.5, 0.9, 1.0))
-
-
-def draw_ids(data: st.DataObject, rows: int, size: int, generator: torch.Generator) -> Tensor:
-    kind = data.draw(st.sampled_from(ID_KINDS), label="ids")
-    ids = torch.randint(rows, (size,), generator=generator)
-    if kind == "unique":
-        ids = torch.randperm(rows, generator=generator)[:size]
-    elif kind == "one":
-        ids = ids[:1].expand(size)
-    elif kind == "few hot":
-        ids = torch.where(ids % 3 == 0, ids, ids[:1])
-    elif kind == "runs":
-        ids = ids.sort().values
-    return ids.to(data.draw(st.sampled_from((torch.int64, torch.int32)), label="id dtype"))
 
 
 def draw_state(
