@@ -38,7 +38,7 @@ def topk_threshold(
         bounds = offsets.tolist()
         rows = [h[a:b] for a, b in pairwise(bounds)]
     else:
-        rows = list(h.reshape(-1, h.shape[-1]).unbind())
+        rows = list(h.reshape(h.shape[:-1].numel(), h.shape[-1]).unbind())
     thresholds = []
     for row in rows:
         if len(row) <= k:
