@@ -181,7 +181,8 @@ def reference_step(
             )
     if loss.reduction == "none":
         return values, gradient
-    return values.mean(), gradient / len(values)
+    count = max(len(values), 1)
+    return values.sum() / count, gradient / count
 
 
 def follow_reference(
