@@ -1,7 +1,8 @@
 """moving_average_update_ on anything, against the reference, step after step."""
 
+import pytest
 import torch
-from fuzzing import drawn_simd, each_device, fuzz, threads
+from fuzzing import drawn_simd, each_device, fuzz, fuzz_a_little, threads
 from helpers import INF, NAN, assert_bitwise
 from hypothesis import strategies as st
 from loss_helpers import bits_equal
@@ -98,6 +99,20 @@ def test_updates_follow_the_reference(data: st.DataObject, device: str) -> None:
             left_out[ids] = False
             assert_bitwise(state.cpu()[left_out], before[left_out])
             truth.copy_(state.cpu())  # one rounding must not grow over the steps
+
+
+@each_device
+@fuzz_a_little
+def test_a_state_that_is_not_contiguous_is_refused(data: st.DataObject, device: str) -> None:
+    rows = 2 + data.draw(small, label="rows")
+    generator = generator_of(data)
+    wide = draw_state(data, (rows, 3), False, generator).to(device)
+    state = data.draw(st.sampled_from((wide[:, 0], wide[:, :2], wide[::2])), label="state")
+    before = wide.clone()
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    with pytest.raises(ValueError, match=r"state.*contiguous"):
+        update_(state, index, torch.ones(1, *state.shape[1:], device=device), 0.5)
+    assert bits_equal(wide, before)
 
 
 @each_device
