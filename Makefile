@@ -85,7 +85,7 @@ test-wheel: wheel
 	$(BIN)/python .ci/test_wheel.py dist/*.whl
 
 # The fuzz tests again, on other examples every time, and the CUDA kernels under more schedules: about
-# a quarter of an hour.
+# half an hour.
 test-long: $(STAMP_BUILD) $(STAMP_DEV)
 	$(MAKE) test-simt SIMT=simt
 	XRISK_HYPOTHESIS=long $(BIN)/python -m pytest -q python_tests/fuzz

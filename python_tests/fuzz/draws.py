@@ -102,6 +102,8 @@ def lists(mask: bool = True, weights: bool = False, labels: str = "relevance") -
 
     def draw(d: Draw) -> Tensors:
         shape = lists_of(d)
+        if labels == "labels" and shape[1] == 1:  # the retrieval losses take [B, 1] as one list
+            shape = (shape[0], 2)
         grades = torch.randint(0, 5 if labels == "relevance" else 2, shape, generator=d.generator)
         if d.share == 0.0:
             grades = torch.zeros_like(grades)

@@ -127,7 +127,7 @@ def _pooling(mode: str) -> Subject:
     makes = [partial(make, mode=mode, initial_state=start) for start in ("assign", "zero")]
     return Subject(
         tuple(makes), bags(attention), leaves=leaves, labels=(), ids=("index",), among=(BAGS,),
-        bad="rows", takes_minus_infinity=True, exact_below=POOLING_FLOAT32,
+        bad="rows", takes_minus_infinity=True, same_bits=False, exact_below=POOLING_FLOAT32,
         exact_in_state_below=POOLING_FLOAT32, finite_below=POOLING_FINITE,
     )  # fmt: skip
 

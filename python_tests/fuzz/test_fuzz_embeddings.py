@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from baseline_helpers import BASELINES, DIM, WITH_QUEUE, expected_rows, gradients, make_baseline
-from fuzzing import drawn_simd, each_device, fuzz, fuzz_less
+from fuzzing import drawn_simd, each_device, fuzz_less
 from helpers import computed_in
 from hypothesis import strategies as st
 from loss_helpers import bits_equal
@@ -108,7 +108,7 @@ def test_only_finite_rows_enter_a_queue(data: st.DataObject, name: str, device: 
 
 @each_device
 @pytest.mark.parametrize("method", ("sox", "scent"))
-@fuzz
+@fuzz_less
 def test_extreme_classification(data: st.DataObject, method: Any, device: str) -> None:
     dtype = data.draw(dtypes, label="dtype")
     loss = CompositionalEntropicLoss(
@@ -148,7 +148,7 @@ def test_extreme_classification(data: st.DataObject, method: Any, device: str) -
 
 @each_device
 @pytest.mark.parametrize("mode", ("softmax", "attention"))
-@fuzz
+@fuzz_less
 def test_pooling(data: st.DataObject, mode: Any, device: str) -> None:
     dtype = data.draw(dtypes, label="dtype")
     module = MultiInstancePooling(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from draws import KINDS, SIZES, Draw
 from fuzzing import drawn_simd, each_device, fuzz_a_little
@@ -194,15 +195,10 @@ def test_scores_that_are_not_finite(data: st.DataObject, name: str, device: str)
 
 
 def refuses(subject: Subject, module: Any, bad: Tensors) -> None:
-    import pytest
-
     if "mask" in bad:
         return
     with pytest.raises(ValueError, match="NaN"):
         subject.call(module, bad)
-
-
-Case = tuple[Subject, Tensors, int, Tensors, Outcome, Outcome]
 
 
 def all_nan(
