@@ -28,6 +28,44 @@ void cut_evenly(int64_t begin, int64_t end, int64_t size, F&& f) {
   for (int64_t at = begin; at < end; at += step) f(at, std::min(at + step, end));
 }
 
+template <class T>
+T dot(const T* x, const T* y, int64_t size) {
+  constexpr int64_t kSums = 16;  // of their own, so that the compiler can vectorise them
+  T sums[kSums] = {};
+  int64_t k = 0;
+  for (; k + kSums <= size; k += kSums) {
+    for (int64_t s = 0; s < kSums; ++s) sums[s] += x[k + s] * y[k + s];
+  }
+  T total = T(0);
+  for (; k < size; ++k) total += x[k] * y[k];
+  for (const T sum : sums) total += sum;
+  return total;
+}
+
+// out [size], `stride` apart, (+)= matrix vector; the matrix [size, depth], or transposed.
+template <class T>
+void multiply_vector(const T* matrix, int64_t matrix_stride, bool transposed, const T* vector,
+                     int64_t vector_stride, int64_t size, int64_t depth, T* out, int64_t stride,
+                     bool add) {
+  std::vector<T> near(static_cast<size_t>(depth)), sums(static_cast<size_t>(size), T(0));
+  for (int64_t k = 0; k < depth; ++k) near[static_cast<size_t>(k)] = vector[k * vector_stride];
+  if (transposed) {
+    for (int64_t k = 0; k < depth; ++k) {
+      const T factor = near[static_cast<size_t>(k)];
+      const T* row = matrix + k * matrix_stride;
+      for (int64_t i = 0; i < size; ++i) sums[static_cast<size_t>(i)] += factor * row[i];
+    }
+  } else {
+    for (int64_t i = 0; i < size; ++i) {
+      sums[static_cast<size_t>(i)] = dot(matrix + i * matrix_stride, near.data(), depth);
+    }
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    T& to = out[i * stride];
+    to = sums[static_cast<size_t>(i)] + (add ? to : T(0));
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -99,6 +137,32 @@ Bfloat16Range SimilarityBlocks<T>::range_of(const Block& block, const Piece& pie
   return {block.row, block.row_end, piece.column, piece.end};
 }
 
+// A BLAS that has more threads, even if it may use but one, sums in another order: where the sums
+// are long, and where a vector's product is all there is to do, which it then shares out.
+template <class T>
+void SimilarityBlocks<T>::multiply(const MatrixProduct<T>& product) const {
+  constexpr int64_t kDepth = 512;
+  if (product.m == 1) {
+    return multiply_vector(product.b, product.b_stride, !product.b_transposed, product.a,
+                           product.a_transposed ? product.a_stride : 1, product.n, product.k,
+                           product.c, 1, product.add);
+  }
+  if (product.n == 1) {
+    return multiply_vector(product.a, product.a_stride, product.a_transposed, product.b,
+                           product.b_transposed ? 1 : product.b_stride, product.m, product.k,
+                           product.c, product.c_stride, product.add);
+  }
+  MatrixProduct<T> part = product;
+  for (int64_t left = product.k;; left -= kDepth) {
+    part.k = std::min(left, kDepth);
+    products_.multiply(part);
+    if (left <= kDepth) return;
+    part.a += part.a_transposed ? kDepth * part.a_stride : kDepth;
+    part.b += part.b_transposed ? kDepth : kDepth * part.b_stride;
+    part.add = true;
+  }
+}
+
 template <class T>
 void SimilarityBlocks<T>::multiply_tile(const Block& block, const Piece& piece) const {
   const Tile<T> tile = tile_of(block, piece);
@@ -119,7 +183,7 @@ void SimilarityBlocks<T>::multiply_tile(const Block& block, const Piece& piece) 
     product.b_transposed = true;
     product.c = tile.values;
     product.c_stride = tile.stride;
-    products_.multiply(product);
+    multiply(product);
   }
   for (int64_t i = 0; i < tile.rows; ++i) {
     const int64_t* exclude = problem_.exclude + (block.row + i) * problem_.exclusions;
@@ -162,7 +226,7 @@ void SimilarityBlocks<T>::add_columns(const Block& block, const Piece& piece, T*
   product.a = tile.values;
   product.a_stride = tile.stride;
   product.a_transposed = true;
-  products_.multiply(product);
+  multiply(product);
 }
 
 // dx [the strip's rows] += weights y
@@ -180,7 +244,7 @@ void SimilarityBlocks<T>::add_rows(const Block& block, const Piece& strip, T* dx
                                          problem_.y, block.column, dx, strip.column);
   product.a = weights;
   product.a_stride = block.stride;
-  products_.multiply(product);
+  multiply(product);
 }
 
 template <class T>

@@ -78,6 +78,7 @@ class SimilarityBlocks {
   std::vector<Piece> pieces_of(const Block& block) const;
   Tile<T> tile_of(const Block& block, const Piece& piece) const;
   static Bfloat16Range range_of(const Block& block, const Piece& piece);
+  void multiply(const MatrixProduct<T>& product) const;
   void multiply_tile(const Block& block, const Piece& piece) const;
   MatrixProduct<T> to_gradient(int64_t m, int64_t k, const T* embeddings, int64_t from, T* out,
                                int64_t to) const;

@@ -17,12 +17,11 @@ from top_loss_helpers import make_top_loss
 
 import xrisk_ext as xr
 
-# Where these losses are not exact yet.
+# Where float32 has too few digits for logarithms as large as these: finite, but not exact.
 LISTWISE_FLOAT32_STATE = 1e3
-LISTWISE_FINITE = 1e6
-BIMODAL_RAW_EMBEDDINGS = 30.0
+RAW_EMBEDDINGS = 30.0
 POOLING_FLOAT32 = 1.0
-POOLING_FINITE = 1e37
+
 AVERAGE_PRECISION_FLOAT64 = 10.0 ** EXTREMES[torch.float64]
 
 RAW_FLOAT16 = 1e3
@@ -128,7 +127,7 @@ def _pooling(mode: str) -> Subject:
     return Subject(
         tuple(makes), bags(attention), leaves=leaves, labels=(), ids=("index",), among=(BAGS,),
         bad="rows", takes_minus_infinity=True, same_bits=False, exact_below=POOLING_FLOAT32,
-        exact_in_state_below=POOLING_FLOAT32, finite_below=POOLING_FINITE,
+        exact_in_state_below=POOLING_FLOAT32,
     )  # fmt: skip
 
 
@@ -140,9 +139,9 @@ _log = {"surrogate": "sigmoid", "scale": 1.5, "reduction": "none"}
 _hinge = {"surrogate": "barrier_hinge", "scale": 2.0, "initial_state": "zero"}
 
 RAW: dict[str, Any] = {
-    "exact_below": BIMODAL_RAW_EMBEDDINGS,
-    "exact_in_state_below": BIMODAL_RAW_EMBEDDINGS,
-    "finite_below": BIMODAL_RAW_EMBEDDINGS,
+    "exact_below": RAW_EMBEDDINGS,
+    "exact_in_state_below": RAW_EMBEDDINGS,
+    "finite_below": RAW_FINITE,
 }
 RAW_BASELINE = {"finite_below": RAW_FINITE, "finite_in_half_below": RAW_FLOAT16}
 # A public class may be several subjects: those after a space have arguments of their own.
@@ -185,7 +184,7 @@ LOSSES: dict[str, Subject] = {
     "NeuralNDCGLoss": _listwise("neural_ndcg"),
     "NDCGLoss": _ranking("song", "k_song", "k_song_practical", "k_song_solved"),
     "ListwiseCrossEntropyLoss": _ranking(
-        "listwise", exact_in_state_below=LISTWISE_FLOAT32_STATE, finite_below=LISTWISE_FINITE
+        "listwise", exact_in_state_below=LISTWISE_FLOAT32_STATE
     ),
     "GlobalContrastiveLoss": _contrastive(False),
     "GlobalContrastiveLoss raw": _contrastive(False, False, **RAW),

@@ -7,7 +7,7 @@ import torch
 from fuzzing import drawn_simd, each_device, fuzz
 from helpers import computed_in
 from hypothesis import strategies as st
-from loss_subjects import LISTWISE_FINITE, LISTWISE_FLOAT32_STATE
+from loss_subjects import LISTWISE_FLOAT32_STATE
 from ranking_helpers import (
     ITEMS,
     KINDS,
@@ -100,8 +100,6 @@ def test_steps_follow_the_reference(kind: str, device: str, data: st.DataObject)
         assert value.dtype == computed_in(dtype)
         assert gradient.dtype == dtype
         reach = max(reach, largest(batch.scores.double()))
-        if kind == "listwise" and reach > LISTWISE_FINITE:
-            return
         assert not value.isnan().any()
         assert not gradient.isnan().any()
         if kind == "listwise" and kept_in == torch.float32 and reach > LISTWISE_FLOAT32_STATE:

@@ -8,7 +8,7 @@ from torch import Tensor
 from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.moving_average import moving_average_update_
 from xrisk_ext.ops.surrogates import check_devices, check_tensor
-from xrisk_ext.state import InitialState, MovingAverage
+from xrisk_ext.state import InitialState, MovingAverage, copy_of_rows, first_occurrences
 
 PoolingMode = Literal["softmax", "attention"]
 
@@ -44,7 +44,8 @@ class MultiInstancePooling(Schedules):
             it is averaged with what LibAUC starts from: s = 0, or n = q = 1.
 
     In ``eval()`` the state is neither read nor written. Where a score is NaN or infinite, the
-    bag's pooled score is NaN, and its state is left alone.
+    bag's pooled score is NaN, and its state is left alone; in mode "softmax" a score of -inf adds
+    exp(-inf) = 0, as an instance that is masked.
 
     Source: Zhu et al., "Provable multi-instance deep AUC maximization with stochastic pooling"
     (ICML 2023).
@@ -139,12 +140,13 @@ class MultiInstancePooling(Schedules):
     ) -> Tensor:
         temperature = self.temperature.to(h.dtype)
         log_v = _log_mean(h / temperature)
-        log_s = log_v.detach()
+        seen = log_s = log_v.detach().double()
         if state is not None:
             assert index is not None
-            log_s = _blend(state.value, index, log_s, self.gamma, update_state, log=True)
-        weight = temperature * (log_v.detach() - log_s).exp()
-        return temperature * log_s + weight * (log_v - log_v.detach())
+            log_s = _blend(state.value, index, seen, self.gamma, update_state, log=True)
+        weight = (self.temperature * (seen - log_s).exp()).to(h.dtype)
+        pooled = (self.temperature * log_s).to(h.dtype)
+        return pooled + weight * (log_v - log_v.detach())
 
     def _attention(
         self,
@@ -157,23 +159,24 @@ class MultiInstancePooling(Schedules):
         log_q = _log_mean(logits)
         mean = (torch.softmax(logits, dim=1) * h).sum(dim=1)  # of the sample, n / q
         # one NaN keeps both averages of its bag as they are
-        seen = (log_q + 0.0 * mean).detach()
-        log_all, ratio = seen, mean.detach()
-        share = torch.ones_like(seen)  # of the sample in q
+        seen = (log_q + 0.0 * mean).detach().double()
+        log_all, ratio = seen, mean.detach().double()
         if state is not None:
             assert index is not None
             assert self.ratio is not None
             log_all = _blend(state.value, index, seen, self.gamma, update_state, log=True)
-            # n / q moves as an average whose gamma is the sample's share in q
-            new = (self.gamma.log() + seen - log_all).exp().to(torch.float64)
+            places = first_occurrences(index, state.value.shape[0])
+            log_bag, of_bag = _bags(places, seen, ratio)
+            # n / q moves as an average whose gamma is the samples' share in q
+            gamma = (self.gamma.log() + log_bag - log_all).exp()
             first = self.ratio.value.index_select(0, index).isnan()
-            share = torch.where(first | new.isnan(), 1.0, new).clamp(0.0, 1.0)
-            ratio = _blend(self.ratio.value, index, ratio, share, update_state, log=False)
-            share = (seen - log_all).exp()  # the slopes' weight: without gamma
+            gamma = torch.where(first | gamma.isnan(), 1.0, gamma).clamp(0.0, 1.0)
+            ratio = _blend(self.ratio.value, index, of_bag, gamma, update_state, log=False)
         pooled = torch.sigmoid(ratio)
-        weight = pooled * (1.0 - pooled) * share.to(h.dtype)
-        change = mean - mean.detach() + (mean.detach() - ratio) * (log_q - log_q.detach())
-        return pooled + weight * change
+        weight = pooled * (1.0 - pooled) * (seen - log_all).exp()
+        off = (mean.detach() - ratio).to(h.dtype)
+        change = mean - mean.detach() + off * (log_q - log_q.detach())
+        return pooled.to(h.dtype) + weight.to(h.dtype) * change
 
     def _check(self, scores: Tensor, index: Tensor | None, attention: Tensor | None) -> None:
         check_tensor(scores, "scores")
@@ -199,6 +202,8 @@ class MultiInstancePooling(Schedules):
             raise ValueError("expected index, the ids of the bags, got None")
         check_tensor(index, "index")
         check_devices(scores, "scores", index=index)
+        if index.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"expected index to be int64 or int32, got {index.dtype}")
         if index.shape != scores.shape[:1]:
             raise ValueError(
                 f"expected index of shape [{scores.shape[0]}], got {tuple(index.shape)}"
@@ -218,6 +223,16 @@ def _log_mean(z: Tensor) -> Tensor:
 def _blend(
     state: Tensor, index: Tensor, values: Tensor, gamma: Tensor, write: bool, *, log: bool
 ) -> Tensor:
-    """What is stored for each entry, in the dtype of the values; written or not."""
-    rows = state if write else state.clone()
-    return moving_average_update_(rows, index, values, gamma, log=log).to(values.dtype)
+    """The blends in float64, as they are before the state's dtype rounds what it stores."""
+    rows, places = copy_of_rows(state, index)
+    if write:
+        moving_average_update_(state, index, values, gamma, log=log)
+    return moving_average_update_(rows.double(), places, values, gamma, log=log)
+
+
+def _bags(places: Tensor, log_q: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """log q and n / q of each entry's bag: of all its samples, where an id comes more than once."""
+    unseen = torch.full_like(log_q, -torch.inf)
+    log_bag = moving_average_update_(unseen, places, log_q, 1.0, log=True)
+    shares = (log_q - log_bag).exp()
+    return log_bag, moving_average_update_(unseen * torch.nan, places, shares * ratio, 1.0)
