@@ -72,7 +72,7 @@ test-sanitize: $(STAMP_DEV)
 # ThreadSanitizer on the parallel paths, on std::thread, which it understands (OpenMP it does not).
 test-threads: $(STAMP_DEV)
 	cmake --preset tsan
-	cmake --build --preset tsan --target test_threads
+	cmake --build --preset tsan --target test_threads test_threads_embeddings test_threads_lists
 	ctest --preset tsan -R threads
 
 test-valgrind: $(STAMP_BUILD) $(STAMP_DEV)

@@ -1,49 +1,21 @@
-// Every parallel path at sizes that make several chunks, on two and four threads, against one.
-//
-// Under ThreadSanitizer (`make test-threads`) a race is seen whether or not it happens to bite; the
-// comparison holds the threads to the promise that their number changes no bit.
+// The parallel paths of pairs, sorts, states and the steps made of them; tests/threads.h.
 #include <algorithm>
 
 #include "core/sort_key.h"
 #include "cpu/log_sums.h"
 #include "cpu/moving_average.h"
 #include "cpu/pairwise.h"
+#include "cpu/partial_auc_step.h"
 #include "cpu/radix_sort.h"
 #include "cpu/ranking_step.h"
 #include "cpu/score_step.h"
-#include "tests/check.h"
+#include "cpu/smooth.h"
+#include "tests/threads.h"
 
 using namespace xrisk;
 using namespace xrisk::test;
 
 namespace {
-
-// f(executor) returns what was computed; bit patterns are compared, since NaN is a state's start.
-// ThreadSanitizer compares nothing: four threads do for it, which keep apart whatever two tasks two
-// threads keep apart. The other builds compare.
-template <class F>
-void check_same_on_all(const char* what, F&& f) {
-#if defined(__SANITIZE_THREAD__)
-  const bool computed = !f(Threads(4)).empty();
-  if (!computed) std::printf("%s computed nothing\n", what);
-  CHECK(computed);
-#else
-  const auto expected = f(cpu::SerialExecutor());
-  for (int64_t threads : {2, 4}) {
-    const auto result = f(Threads(threads));
-    const bool same =
-        result.size() == expected.size() &&
-        std::memcmp(result.data(), expected.data(), result.size() * sizeof(result[0])) == 0;
-    if (!same) std::printf("%s differs on %d threads\n", what, static_cast<int>(threads));
-    CHECK(same);
-  }
-#endif
-}
-
-std::vector<double> random_values(int64_t count) {
-  std::mt19937_64 random(static_cast<uint64_t>(count));
-  return normal<double>(random, count, 0.0, 1.0);
-}
 
 // More than 2^17 entries: the search for duplicates runs in parts, and with so many rows their
 // union is cut into chunks, too.
@@ -111,24 +83,82 @@ void check_radix_sort(int64_t count) {
   });
 }
 
-void check_pairwise(Surrogate surrogate, Algorithm algorithm, int64_t anchor_count,
-                    int64_t item_count, int64_t channels) {
-  const std::vector<double> x = random_values(anchor_count), y = random_values(item_count);
-  const std::vector<double> weights = random_values(channels * item_count);
+template <class T>
+void check_pairwise(const cpu::PairwiseSpec& spec, int64_t anchor_count, int64_t item_count,
+                    int64_t channels) {
+  const auto typed = [](int64_t count) {
+    const std::vector<double> x = random_values(count);
+    return std::vector<T>(x.begin(), x.end());
+  };
+  const std::vector<T> x = typed(anchor_count), y = typed(item_count);
+  const std::vector<T> weights = typed(channels * item_count);
   const std::vector<double> alpha = random_values(channels * anchor_count);
   check_same_on_all("pairwise", [&](const cpu::Executor& executor) {
     cpu::Scratch scratch;
-    const cpu::PairwiseSpec spec{surrogate, {0.5, 2.0}, algorithm};
-    const cpu::Anchors<double> anchors{x.data(), anchor_count};
+    const cpu::Anchors<T> anchors{x.data(), anchor_count};
     const auto pairs = cpu::make_pairwise_sums(spec, anchors, scratch, executor);
-    cpu::ItemPass<double> pass;
+    cpu::ItemPass<T> pass;
     pass.items = {y.data(), weights.data(), item_count, channels};
-    std::vector<double> sums(alpha.size()), slopes(alpha.size()), out(y.size());
+    std::vector<double> sums(alpha.size()), slopes(alpha.size());
+    std::vector<T> out(y.size());
     pairs->rows(pass, sums.data(), slopes.data());
     pairs->columns(pass, alpha.data(), out.data());
-    sums.insert(sums.end(), slopes.begin(), slopes.end());
-    sums.insert(sums.end(), out.begin(), out.end());
-    return sums;
+    return joined(sums, slopes, out);
+  });
+}
+
+void check_pairwise(Surrogate surrogate, Algorithm algorithm, int64_t anchors, int64_t items,
+                    int64_t channels) {
+  check_pairwise<double>({surrogate, {0.5, 2.0}, algorithm}, anchors, items, channels);
+}
+
+// Columns that no rows came before find the ranks of the items themselves.
+void check_columns_alone() {
+  constexpr int64_t kCount = 30000;
+  const std::vector<double> x = random_values(kCount);
+  check_same_on_all("columns", [&](const cpu::Executor& executor) {
+    cpu::Scratch scratch;
+    const cpu::PairwiseSpec spec{Surrogate::kSquaredHinge, {0.5, 1.0}, Algorithm::kSort};
+    const auto pairs =
+        cpu::make_pairwise_sums(spec, cpu::Anchors<double>{x.data(), 500}, scratch, executor);
+    cpu::ItemPass<double> pass;
+    pass.items = {x.data(), nullptr, kCount, 1};
+    std::vector<double> out(x.size());
+    pairs->columns(pass, x.data(), out.data());
+    return out;
+  });
+}
+
+// Bins in a row, bins scattered over a wide range, and a scan of the sorted scores.
+void check_smooth_ways() {
+  cpu::PairwiseSpec spec{Surrogate::kSigmoid, {0.0, 1600.0}, Algorithm::kSmooth};
+  spec.smooth_way = cpu::SmoothWay::kBins;
+  check_pairwise<float>(spec, 70000, 17000, 1);
+  spec.smooth_way = cpu::SmoothWay::kScattered;
+  check_pairwise<float>(spec, 17000, 17000, 1);
+  spec.smooth_way = cpu::SmoothWay::kScan;
+  check_pairwise<float>(spec, 1000, 17000, 1);
+}
+
+// What a backward does: columns in the order that the forward's scan has found.
+void check_scan_again() {
+  constexpr int64_t kAnchors = 1000, kItems = 17000;
+  const std::vector<float> x = random_floats(kAnchors), y = random_floats(kItems);
+  const std::vector<double> alpha = random_values(kAnchors);
+  check_same_on_all("scan", [&](const cpu::Executor& executor) {
+    cpu::Scratch scratch;
+    const cpu::PairwiseSpec spec{
+        Surrogate::kLogistic, {0.0, 2.0}, Algorithm::kSmooth, cpu::SmoothWay::kScan};
+    const cpu::Anchors<float> anchors{x.data(), kAnchors};
+    const auto pairs = cpu::make_pairwise_sums(spec, anchors, scratch, executor);
+    cpu::ItemPass<float> pass, again;
+    pass.items = again.items = {y.data(), nullptr, kItems, 1};
+    std::vector<double> sums(alpha.size()), slopes(alpha.size());
+    std::vector<float> out(y.size());
+    pairs->rows(pass, sums.data(), slopes.data());
+    again.order = pass.plan->order;
+    pairs->columns(again, alpha.data(), out.data());
+    return joined(sums, slopes, out);
   });
 }
 
@@ -188,6 +218,40 @@ void check_score_step(Rule rule, int64_t batch, int64_t labels, bool weighted) {
   });
 }
 
+// Labels in parallel, each of them serial, or the pairs of one alone.
+void check_partial_auc(PartialRule rule, Surrogate surrogate, int64_t batch, int64_t labels) {
+  const std::vector<float> scores = random_floats(batch * labels);
+  const std::vector<uint8_t> positive = random_flags(batch * labels, 4);
+  const std::vector<int64_t> index = random_ids(batch, batch);
+  const bool logs =
+      rule == PartialRule::kKL || rule == PartialRule::kTwoWayKL || rule == PartialRule::kPNormPush;
+  const float start = logs ? -INFINITY : 0.3f;
+  check_same_on_all("partial_auc_step", [&](const cpu::Executor& executor) {
+    std::vector<float> state(scores.size(), start), dual(scores.size(), 0.5f);
+    std::vector<float> outer(static_cast<size_t>(labels), start), gradient(scores.size());
+    std::vector<double> values(static_cast<size_t>(labels));
+    cpu::PartialAUCStep<float, float> call;
+    call.rule = rule;
+    call.spec.surrogate = surrogate;
+    call.params = {0.3, rule == PartialRule::kExact ? 0.4 : 0.0, 3.0};
+    call.schedules = {0.5, 0.8, 0.9, 0.9, 0.1, 0.1, 0.1};
+    call.batch = batch;
+    call.labels = labels;
+    call.scores = scores.data();
+    call.positive = positive.data();
+    call.index = index.data();
+    call.rows = batch;
+    call.state = state.data();
+    call.dual = dual.data();
+    call.outer = outer.data();
+    call.values = values.data();
+    call.gradient = gradient.data();
+    CHECK(cpu::partial_auc_step(call, executor) == -1);
+    for (const double value : values) CHECK(std::isfinite(value));
+    return joined(values, gradient, state, dual, outer);
+  });
+}
+
 // Chunks of short queries and, with `queries` = 1, one whose pair sums are parallel themselves.
 void check_ranking_step(int64_t queries, int64_t items, int64_t top_k) {
   const std::vector<double> noise = random_values(queries * items);
@@ -243,6 +307,12 @@ int main() {
     check_pairwise(kind, Algorithm::kDirect, 300, 2000, 2);
   }
   check_pairwise(Surrogate::kSquaredHinge, Algorithm::kDirect, 5, 140000, 1);  // cut by items
+  for (const Surrogate separable : {Surrogate::kSquared, Surrogate::kExponential}) {
+    check_pairwise(separable, Algorithm::kSort, 20000, 20000, 1);  // many anchors
+  }
+  check_columns_alone();
+  check_smooth_ways();
+  check_scan_again();
   check_log_sums(Surrogate::kSquaredHinge, Algorithm::kDirect, 300, 2000);
   check_log_sums(Surrogate::kSquaredHinge, Algorithm::kDirect, 5, 140000);
   for (const int64_t anchors : {300, 20000}) {
@@ -250,9 +320,16 @@ int main() {
     check_log_sums(Surrogate::kBarrierHinge, Algorithm::kSort, anchors, 30000);
     check_log_sums(Surrogate::kLogistic, Algorithm::kSort, anchors, 30000);
   }
-  check_score_step(Rule::kAveragePrecision, 600000, 1, false);  // 150 000 positives
+  check_score_step(Rule::kAveragePrecision, 200000, 1, false);
   check_score_step(Rule::kPairwiseAUC, 100000, 1, true);
   check_score_step(Rule::kAveragePrecision, 3000, 5, true);
+  for (int rule = 0; rule < kPartialRuleCount; ++rule) {
+    const auto kind = static_cast<PartialRule>(rule);
+    check_partial_auc(kind, Surrogate::kSquaredHinge, 300, 3);
+    if (kind == PartialRule::kTopPush) continue;  // its pairs are those of one item
+    check_partial_auc(kind, Surrogate::kSquaredHinge, 40000, 1);
+  }
+  check_partial_auc(PartialRule::kCVaR, Surrogate::kLogistic, 3000, 1);  // no keys: pair by pair
   check_ranking_step(400, 300, 20);
   check_ranking_step(1, 60000, 0);
   const std::vector<double> x = random_values(600000);
