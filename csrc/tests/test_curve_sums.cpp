@@ -90,7 +90,9 @@ void compare(int64_t columns, int levels, bool weighted, double max_fpr, double 
 
 int main() {
   for (int64_t columns : {0, 1, 2, 500, 65536, 65537, 200001}) {
+    if (tiny_cases && columns > 500 && columns != 65537) continue;
     for (int levels : {1, 2, 1000}) {
+      if (tiny_cases && columns > 500 && levels != 2) continue;
       for (bool weighted : {false, true}) {
         compare<float>(columns, levels, weighted, 1.0, 0.0);
         compare<double>(columns, levels, weighted, 0.3, 0.0);

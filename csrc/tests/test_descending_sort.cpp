@@ -59,13 +59,14 @@ void compare(int64_t rows, int64_t columns, bool ties) {
 
 int main() {
   for (int64_t columns : {0, 1, 2, 64, 65, 1000, 4097, 32768, 32769, 100001}) {
+    if (tiny_cases && columns > 5000 && columns != 32769) continue;
     for (bool ties : {false, true}) {
       compare<float>(1, columns, ties);
       compare<double>(3, columns, ties);
     }
   }
-  compare<float>(5000, 17, true);
-  compare<double>(700, 100, false);
+  compare<float>(tiny_cases ? 2000 : 5000, 17, true);
+  if (!tiny_cases) compare<double>(700, 100, false);
   compare<float>(0, 5, false);
   return report();
 }

@@ -41,7 +41,7 @@ void check_gradient(Batch batch, PartialRule rule) {
   call.gradient = gradient.data();
   CHECK(cpu::partial_auc_step(call, TwoThreads()) == -1);
   const double step = 1e-6;
-  for (size_t k = 0; k < batch.scores.size(); ++k) {
+  for (size_t k = 0; k < batch.scores.size(); k += tiny_cases ? 7 : 1) {
     const size_t label = k % static_cast<size_t>(batch.labels);
     double sides[2];
     const double kept = batch.scores[k];
