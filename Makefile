@@ -26,7 +26,7 @@ STAMP_DOCS := $(VENV)/.docs
 STAMP_BUILD := $(VENV)/.build
 
 .PHONY: setup build demo test test-cpp test-simt test-nvcc test-python test-long test-sanitize test-threads \
-  test-valgrind test-wheel bench gpu-check docs lint format clean wheel
+  test-valgrind test-planted test-wheel bench gpu-check docs lint format clean wheel
 
 setup: $(STAMP_DEV) $(STAMP_DOCS)
 
@@ -79,6 +79,11 @@ test-valgrind: $(STAMP_BUILD) $(STAMP_DEV)
 	cmake --preset default $(OBJECTS) $(if $(CI),-DXRISK_WERROR=ON)
 	cmake --build --preset default
 	.ci/valgrind
+
+# Whether the fast tests bite: plants two dozen bugs, one at a time, each of which must make a test
+# fail. Minutes; not part of .ci/run.
+test-planted: $(STAMP_DEV)
+	$(BIN)/python .ci/planted.py
 
 # The wheel in a clean environment, and the errors promised to whoever installs.
 test-wheel: wheel

@@ -1,8 +1,9 @@
 // The losses of ranked lists: gradients against central differences of their own values under every
-// SIMD variant, and the same bits on every number of threads.
+// SIMD variant, LambdaRank against its pairs, and the same bits on every number of threads.
 #include "cpu/listwise_step.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "tests/check.h"
 
@@ -77,6 +78,47 @@ void check_gradient(const ListOptions& options) {
   }
 }
 
+// LambdaRank by its pairs: the weights are constants, so that differences do not tell its gradient.
+void check_lambda_rank(int64_t length, uint64_t levels) {
+  const Batch<double> batch(1, length, levels);
+  std::vector<double> values;
+  const std::vector<double> gradient =
+      step(batch, options_of(static_cast<int>(ListLoss::kLambdaRank)), TwoThreads(), values);
+  std::vector<size_t> items;
+  for (size_t k = 0; k < batch.mask.size(); ++k) {
+    if (batch.mask[k]) items.push_back(k);
+  }
+  std::vector<double> gains(batch.mask.size()), discounts(gains.size()), expected(gains.size());
+  std::vector<double> ordered;
+  for (const size_t i : items) {
+    double rank = 1.0;
+    for (const size_t j : items) rank += batch.scores[j] > batch.scores[i];
+    discounts[i] = 1.0 / std::log2(1.0 + rank);
+    gains[i] = std::exp2(batch.relevance[i]) - 1.0;
+    ordered.push_back(gains[i]);
+  }
+  std::sort(ordered.begin(), ordered.end(), std::greater<double>());
+  double ideal = 0.0, value = 0.0, size = 0.0;
+  for (size_t r = 0; r < ordered.size(); ++r) {
+    ideal += ordered[r] / std::log2(static_cast<double>(r + 2));
+  }
+  for (const size_t i : items) {
+    for (const size_t j : items) {
+      if (!(batch.relevance[i] > batch.relevance[j])) continue;
+      const double z = (batch.scores[j] - batch.scores[i]) / 0.5;  // the temperature
+      const double weight = std::fabs((gains[i] - gains[j]) * (discounts[i] - discounts[j])) /
+                            (ideal * std::log(2.0));
+      const double slope = weight / (1.0 + std::exp(-z)) / 0.5;
+      value += weight * std::log1p(std::exp(z));
+      expected[j] += slope;
+      expected[i] -= slope;
+    }
+  }
+  for (const double g : expected) size = std::fmax(size, std::fabs(g));
+  CHECK(close(values[0], value, 1e-10, value));
+  for (size_t k = 0; k < gradient.size(); ++k) CHECK(close(gradient[k], expected[k], 1e-9, size));
+}
+
 void check_threads(const ListOptions& options, int64_t lists, int64_t length, uint64_t levels = 4) {
   const Batch<float> batch(lists, length, levels);
   std::vector<double> values, others;
@@ -100,6 +142,8 @@ int main() {
       // LambdaRank's weights are constants: its gradient is no derivative of its value
       if (options.loss != ListLoss::kLambdaRank) check_gradient(options);
     }
+    check_lambda_rank(37, 4);
+    check_lambda_rank(300, 100);  // by splits
   });
   const int64_t wide = small_cases ? 300 : 5000;  // chunks of anchors of one list
   for (int loss = 0; loss < kListLossCount; ++loss) {

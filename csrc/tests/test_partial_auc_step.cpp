@@ -1,5 +1,6 @@
 // The partial AUC step: its gradient against central differences of its own value where it keeps no
-// state, thresholds by keys against the direct terms, and that a bad id or a NaN writes nothing.
+// state, the thresholds of CVaR after a step, thresholds by keys against the direct terms, and that
+// a bad id or a NaN writes nothing.
 #include "cpu/partial_auc_step.h"
 
 #include "cpu/direct.h"
@@ -53,6 +54,35 @@ void check_gradient(Batch batch, PartialRule rule) {
     batch.scores[k] = kept;
     const double expected = (sides[0] - sides[1]) / (2 * step);
     CHECK(std::fabs(expected - gradient[k]) < 1e-6 * (1 + std::fabs(expected)));
+  }
+}
+
+// The thresholds of CVaR after a step: s - eta (1 - above / rate), one by one.
+void check_cvar_state() {
+  std::mt19937_64 random(9);
+  Batch batch;
+  batch.labels = 1;
+  batch.scores = normal<double>(random, 50, 0, 1);
+  for (size_t k = 0; k < batch.scores.size(); ++k) batch.positive.push_back(random() % 3 == 0);
+  std::vector<double> values, state = normal<double>(random, 50, 1.0, 0.7), before = state;
+  std::vector<int64_t> index(state.size());
+  for (size_t k = 0; k < index.size(); ++k) index[k] = 49 - static_cast<int64_t>(k);
+  auto call = call_of(batch, PartialRule::kCVaR, values);
+  call.state = state.data();
+  call.index = index.data();
+  call.rows = 50;
+  CHECK(cpu::partial_auc_step(call, TwoThreads()) == -1);
+  for (size_t i = 0; i < state.size(); ++i) {
+    const auto row = static_cast<size_t>(index[i]);
+    double above = 0.0, negatives = 0.0;
+    for (size_t j = 0; j < state.size(); ++j) {
+      if (batch.positive[j]) continue;
+      const double phi = std::fmax(1.0 + batch.scores[j] - batch.scores[i], 0.0);
+      above += phi * phi > before[row];
+      negatives += 1.0;
+    }
+    const double step = call.schedules.eta * (1.0 - above / negatives / call.params.max_fpr);
+    CHECK(close(state[row], before[row] - (batch.positive[i] ? step : 0.0), 1e-12, 1.0));
   }
 }
 
@@ -128,6 +158,7 @@ void check_selection() {
 
 int main() {
   check_selection();
+  check_cvar_state();
   std::mt19937_64 random(2);
   for (int rule = 0; rule < kPartialRuleCount; ++rule) {
     for (int64_t labels : {1, 3}) {

@@ -1,7 +1,10 @@
-// The ranking step: its gradient against central differences of its own value (gamma = 1, the
-// threshold solved), queries of all sizes on one and two threads under every SIMD variant, and that
-// a bad id or a NaN writes nothing.
+// The ranking step: NDCG against plain loops, the gradient against central differences of its own
+// value (gamma = 1, the threshold solved), queries of all sizes on one and two threads under every
+// SIMD variant, and that a bad id or a NaN writes nothing.
 #include "cpu/ranking_step.h"
+
+#include <algorithm>
+#include <functional>
 
 #include "tests/check.h"
 
@@ -68,6 +71,36 @@ void check_gradient(Batch batch, RankingRule rule, int64_t top_k) {
   }
 }
 
+// NDCG without weights in plain loops: -sum_i G_i / log2(1 + sum_j phi(h_j - h_i)) over the best.
+void check_value(Batch batch) {
+  cpu::RankingStep<double, double> call = call_of(batch, RankingRule::kNDCG, 0);
+  call.weights = nullptr;
+  std::vector<double> values(static_cast<size_t>(call.lists.count));
+  call.values = values.data();
+  CHECK(cpu::ranking_step(call, TwoThreads()).kind == cpu::RankingError::kNone);
+  for (size_t q = 0; q < values.size(); ++q) {
+    const auto begin = static_cast<size_t>(batch.offsets[q]);
+    const auto end = static_cast<size_t>(batch.offsets[q + 1]);
+    std::vector<double> gains;
+    double total = 0.0, ideal = 0.0;
+    for (size_t i = begin; i < end; ++i) {
+      if (!(batch.relevance[i] > 0)) continue;
+      double rank = 1.0;
+      for (size_t j = begin; j < end; ++j) {
+        const double phi = std::fmax(1.0 + batch.scores[j] - batch.scores[i], 0.0);
+        rank += phi * phi;
+      }
+      gains.push_back(std::exp2(static_cast<double>(batch.relevance[i])) - 1.0);
+      total -= gains.back() / std::log2(rank);
+    }
+    std::sort(gains.begin(), gains.end(), std::greater<double>());
+    for (size_t r = 0; r < gains.size(); ++r) {
+      ideal += gains[r] / std::log2(static_cast<double>(r + 2));
+    }
+    CHECK(close(values[q], gains.empty() ? 0.0 : total / ideal, 1e-12, 1));
+  }
+}
+
 // Everything that a step writes.
 std::vector<double> outcome(const Batch& batch, int64_t top_k, const cpu::Executor& executor) {
   const int64_t entries = batch.offsets.back();
@@ -114,6 +147,7 @@ int main() {
     check_gradient(small, rule, 0);
   }
   check_gradient(small, RankingRule::kNDCG, 3);
+  check_value(small);
 
   for_each_simd([&](const char*) {
     for (const int64_t top_k : {int64_t{0}, int64_t{4}}) {
