@@ -12,7 +12,7 @@ import ranking_helpers
 import torch
 from draws import BAGS, LABELS, SAMPLES, WIDTH, Draw, bags, lists, ranked, scored, views
 from strategies import EXTREMES
-from subjects import Bad, Subject, Tensors
+from subjects import Subject, Tensors
 from top_loss_helpers import make_top_loss
 
 import xrisk_ext as xr
@@ -25,7 +25,6 @@ POOLING_FLOAT32 = 1.0
 AVERAGE_PRECISION_FLOAT64 = 10.0 ** EXTREMES[torch.float64]
 
 RAW_FLOAT16 = 1e3
-MOCO_RAW_INFINITE: Bad = "defined"
 
 RAW_FINITE = 1e17  # products of these fit float32
 
@@ -201,7 +200,7 @@ LOSSES: dict[str, Subject] = {
     "CLIPLoss": _baseline("CLIP"),
     "CLIPLoss raw": _baseline("CLIP", False, **RAW_BASELINE),
     "MoCoLoss": _baseline("MoCo"),
-    "MoCoLoss raw": _baseline("MoCo", False, bad=MOCO_RAW_INFINITE, **RAW_BASELINE),
+    "MoCoLoss raw": _baseline("MoCo", False, **RAW_BASELINE),
     "NNCLRLoss": _baseline("NNCLR"),
     "NNCLRLoss raw": _baseline("NNCLR", False, **RAW_BASELINE),
     "CompositionalEntropicLoss": Subject(

@@ -178,6 +178,7 @@ class MoCoLoss(_QueueLoss):
         log_mean = contrastive_log_sums(q, queue, temperature=self.temperature)
         similarity = row_products(q, k) / self.temperature
         values = nn.functional.softplus(log_mean + math.log(len(queue)) - similarity)
+        values = values + 0.0 * similarity  # NaN where it is infinite, as in the fused step
         return self._reduce(rows, values, rows.count(len(q)))
 
 
