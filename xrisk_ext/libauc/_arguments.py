@@ -28,6 +28,20 @@ def column(t: Tensor) -> Tensor:
     return t.squeeze(1) if t.dim() == 2 and t.shape[1] == 1 else t
 
 
+def widened(t: Tensor, name: str) -> Tensor:
+    """In the dtype that the fused steps return."""
+    if not t.is_floating_point():
+        raise TypeError(f"expected {name} to be floating, got {t.dtype}")
+    return t.to(torch.float64 if t.dtype == torch.float64 else torch.float32)
+
+
+def ids_in(index: Tensor, state: Tensor) -> Tensor:
+    """Ids [B] or [B, 1] as [B], on the state's device."""
+    if index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"expected index to be int64 or int32, got {index.dtype}")
+    return column(index).to(state.device)
+
+
 def ids_of(index: Tensor, labels: Tensor) -> Tensor:
     """One id an entry, on the labels' device, from that or from the ids of the positives alone."""
     index = column(index)

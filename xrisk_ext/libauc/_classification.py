@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xrisk_ext import losses
-from xrisk_ext.libauc._arguments import column, device_of
-from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.libauc._arguments import column, device_of, ids_in, widened
+from xrisk_ext.losses._rows import blends
 from xrisk_ext.ops.moments import cross_entropy_step
 from xrisk_ext.ops.query_step import entropic_step
 from xrisk_ext.state import MovingAverage
@@ -96,15 +96,18 @@ class EntLossClassification(nn.Module):
     def _composed(self, logits: Tensor, index: Tensor) -> Tensor:
         """The same on CUDA, where the state may stay on the CPU."""
         state = self.state.value
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        sums = torch.logsumexp(logits.to(dtype), dim=-1) - math.log(max(logits.shape[1] - 1, 1))
-        observed = sums.detach().to(state.device)
+        index = ids_in(index, state)
+        sums = torch.logsumexp(widened(logits, "logits"), dim=-1)
+        sums = sums - math.log(max(logits.shape[1] - 1, 1))
+        observed = sums.detach().to(state.device).double()
+        count = max(len(sums), 1)
         if not self.training:
-            return torch.exp(sums - observed.to(sums.device)).mean()
-        old = state[index]
+            return torch.exp(sums - sums.detach()).sum() / count
+        old = state.index_select(0, index)
         if self.is_scent:  # the step size of a proximal point method, an entry
             gamma = torch.sigmoid(self.alpha + self.alpha_multiplier * old.double())
         else:
             gamma = torch.full_like(old, self.gamma, dtype=torch.float64)
-        nu = moving_average_update_(state, index, observed, gamma, log=True)
-        return torch.exp(sums - nu.to(sums.device)).mean()
+        nu = blends(state, index, observed, gamma, log=True)
+        weights = (observed - nu).exp().to(sums)
+        return (weights * torch.exp(sums - sums.detach())).sum() / count

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xrisk_ext.libauc._arguments import column, device_of
+from xrisk_ext.libauc._arguments import column, device_of, ids_in, widened
 from xrisk_ext.libauc._attributes import OnDevice, state_part
-from xrisk_ext.ops import moving_average_update_
+from xrisk_ext.losses._rows import blends
 from xrisk_ext.ops.libauc_steps import pooled_margin_step
 from xrisk_ext.ops.moments import AUC_MARGINS
 from xrisk_ext.state import MovingAverage
@@ -54,12 +54,11 @@ class _Pooling(OnDevice, nn.Module):
         )
 
     def _update(self, average: MovingAverage, index: Tensor, values: Tensor) -> Tensor:
-        state = average.value
         if not self.training:
-            return values.detach()
-        index = column(index).to(state.device)
-        stored = moving_average_update_(state, index, values.detach().to(state.dtype), self.gamma)
-        return stored.to(values.dtype)
+            return values.detach().double()
+        state = average.value
+        observed = values.detach().to(state.device).double()
+        return blends(state, ids_in(index, state), observed, self.gamma).to(values.device)
 
     def _loss(self, pooled: Tensor, labels: Tensor, *parts: tuple[Tensor, Tensor]) -> Tensor:
         """AUC margin of the bags' pooled scores, which are constants, as LibAUC states it.
@@ -80,7 +79,7 @@ class _Pooling(OnDevice, nn.Module):
         )
         for part, slopes in parts:
             total = total + torch.dot(part.to(by_pooled.dtype), by_pooled * slopes)
-        return total
+        return total.to(parts[0][0].dtype)
 
 
 class MIDAM_softmax_pooling_loss(_Pooling):
@@ -108,7 +107,7 @@ class MIDAM_softmax_pooling_loss(_Pooling):
         return self._composed(y_pred, y_true, index)
 
     def _composed(self, y_pred: Tensor, y_true: Tensor, index: Tensor) -> Tensor:
-        values = column(y_pred)
+        values = column(widened(y_pred, "y_pred"))
         s = self._update(self.average, index, values)
         return self._loss(self.tau * s.log(), y_true, (values, self.tau / s))
 
@@ -134,7 +133,7 @@ class MIDAM_attention_pooling_loss(_Pooling):
         return self._composed(y_pred, y_true, index)
 
     def _composed(self, y_pred: tuple[Tensor, Tensor], y_true: Tensor, index: Tensor) -> Tensor:
-        numerator, denominator = (column(t) for t in y_pred)
+        numerator, denominator = (column(widened(t, "y_pred")) for t in y_pred)
         n = self._update(self.numerators, index, numerator)
         d = self._update(self.denominators, index, denominator).clamp(min=1e-8)
         pooled = torch.sigmoid(n / d)

@@ -61,10 +61,10 @@ class PairsLessPositives(torch.autograd.Function):
         weights = (1.0 / (2.0 * sizes - 1.0)).unsqueeze(1)  # of classes, [B, 1]
         weight = weights[number]
         v = torch.cat((second.addcmul(first, weight), first.addcmul(second, weight)))
-        v.view(2, batch, -1).sub_((sums * weights)[number])
+        v.view(2, batch, e.shape[1]).sub_((sums * weights)[number])
         along = (e * v).sum(1, keepdim=True)
         scale = 1.0 / (max(batch, 1) * temperature)
-        value = 0.5 * scale * along.sum()
+        value = (0.5 * scale * along.sum()).to(e.dtype)
         if any(ctx.needs_input_grad):
             factor = scale.to(v.dtype)
             if inverse is not None:

@@ -77,4 +77,23 @@ def update_sides(
     )
 
 
+def blends(
+    state: Tensor,
+    index: Tensor,
+    values: Tensor,
+    gamma: float | Tensor,
+    *,
+    log: bool = False,
+    write: bool = True,
+) -> Tensor:
+    """The update of a state ``[N]``; the blends in float64, as they are before they are stored.
+
+    A logarithm that float32 has rounded does not bound exp(x - log u).
+    """
+    rows, places = copy_of_rows(state, index)
+    if write:
+        moving_average_update_(state, index, values, gamma, log=log)
+    return moving_average_update_(rows.double(), places, values, gamma, log=log)
+
+
 WHOLE_BATCH = WholeBatch()

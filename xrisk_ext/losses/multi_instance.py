@@ -5,10 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xrisk_ext.losses._rows import blends
 from xrisk_ext.losses._schedules import Schedules
 from xrisk_ext.ops.moving_average import moving_average_update_
 from xrisk_ext.ops.surrogates import check_devices, check_tensor
-from xrisk_ext.state import InitialState, MovingAverage, copy_of_rows, first_occurrences
+from xrisk_ext.state import InitialState, MovingAverage, first_occurrences
 
 PoolingMode = Literal["softmax", "attention"]
 
@@ -143,7 +144,7 @@ class MultiInstancePooling(Schedules):
         seen = log_s = log_v.detach().double()
         if state is not None:
             assert index is not None
-            log_s = _blend(state.value, index, seen, self.gamma, update_state, log=True)
+            log_s = blends(state.value, index, seen, self.gamma, log=True, write=update_state)
         weight = (self.temperature * (seen - log_s).exp()).to(h.dtype)
         pooled = (self.temperature * log_s).to(h.dtype)
         return pooled + weight * (log_v - log_v.detach())
@@ -164,14 +165,14 @@ class MultiInstancePooling(Schedules):
         if state is not None:
             assert index is not None
             assert self.ratio is not None
-            log_all = _blend(state.value, index, seen, self.gamma, update_state, log=True)
+            log_all = blends(state.value, index, seen, self.gamma, log=True, write=update_state)
             places = first_occurrences(index, state.value.shape[0])
             log_bag, of_bag = _bags(places, seen, ratio)
             # n / q moves as an average whose gamma is the samples' share in q
             gamma = (self.gamma.log() + log_bag - log_all).exp()
             first = self.ratio.value.index_select(0, index).isnan()
             gamma = torch.where(first | gamma.isnan(), 1.0, gamma).clamp(0.0, 1.0)
-            ratio = _blend(self.ratio.value, index, of_bag, gamma, update_state, log=False)
+            ratio = blends(self.ratio.value, index, of_bag, gamma, write=update_state)
         pooled = torch.sigmoid(ratio)
         weight = pooled * (1.0 - pooled) * (seen - log_all).exp()
         off = (mean.detach() - ratio).to(h.dtype)
@@ -218,16 +219,6 @@ class MultiInstancePooling(Schedules):
 def _log_mean(z: Tensor) -> Tensor:
     count = torch.full((), float(z.shape[1]), dtype=z.dtype, device=z.device)
     return torch.logsumexp(z, dim=1) - count.log()
-
-
-def _blend(
-    state: Tensor, index: Tensor, values: Tensor, gamma: Tensor, write: bool, *, log: bool
-) -> Tensor:
-    """The blends in float64, as they are before the state's dtype rounds what it stores."""
-    rows, places = copy_of_rows(state, index)
-    if write:
-        moving_average_update_(state, index, values, gamma, log=log)
-    return moving_average_update_(rows.double(), places, values, gamma, log=log)
 
 
 def _bags(places: Tensor, log_q: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
