@@ -61,7 +61,7 @@ def run(command: list[str], kept: int = KEPT, **environment: str) -> Report:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         status = 124
-    print(output[-KEPT:], flush=True)
+    print(output, flush=True)
     seconds = round(time.perf_counter() - start, 1)
     return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-kept:]}
 

@@ -206,7 +206,7 @@ LOSSES: dict[str, Subject] = {
     "CompositionalEntropicLoss": Subject(
         (_entropic(gamma=0.6), _entropic(method="scent", alpha=0.4, kappa=1.3)), _classified,
         leaves=("features", "class_weights"), labels=(), ids=("index",), among=(SAMPLES,),
-        bad="value", finite_below=RAW_FINITE,
+        bad="value", terms=300.0, finite_below=RAW_FINITE,
     ),
     "MultiInstancePooling": _pooling("softmax"),
     "MultiInstancePooling attention": _pooling("attention"),
