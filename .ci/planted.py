@@ -112,6 +112,8 @@ def has_cuda_headers() -> bool:
 
 def main(words: list[str]) -> int:
     bugs = [b for b in BUGS if not words or any(word in b.what for word in words)]
+    if not bugs:
+        sys.exit(f"no bug has one of {words} in its name")
     for bug in bugs:
         count = (ROOT / bug.path).read_text().count(bug.old)
         if count != 1:

@@ -15,7 +15,8 @@ class Bug(NamedTuple):
     test: str  # of ctest; those named test_* run CUDA kernels on the host
 
 
-# Not of the squared hinge is the comparison at its margin: value and slope are 0 on both sides.
+# A `<` for `<=` at the margin of the squared hinge changes nothing (value and slope are 0 there):
+# the hinge has that bug.
 BUGS = (
     Bug(
         "hinge: `>=` for `>` at the margin",

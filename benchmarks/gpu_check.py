@@ -62,6 +62,7 @@ def run(command: list[str], kept: int = KEPT, **environment: str) -> Report:
         output, _ = process.communicate()
         status = 124
     print(output, flush=True)
+    output = output.replace(f"{ROOT}/", "")
     seconds = round(time.perf_counter() - start, 1)
     return {"passed": status == 0, "status": status, "seconds": seconds, "tail": output[-kept:]}
 

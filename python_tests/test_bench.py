@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -279,33 +280,37 @@ def test_launches_are_counted() -> None:
     assert Contestant("x", lambda: None, device="cuda").wait() is None
 
 
-def test_a_wrong_result_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [1e9, math.nan, 0.0])
+def test_a_wrong_result_is_not_recorded(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
     (case, *_) = (case for case in cases.CASES if case.work == "average_precision")
     benchmark = SimpleNamespace(extra_info={})
-
-    def compete(*_: Any) -> dict[str, Any]:
-        found = {"contestants": {"ours": {"error": 0.0}, "peer": {"error": case.wrong}}}
-        benchmark.extra_info.update(found)
-        return found
-
+    found = {"contestants": {"ours": {"error": None}, "peer": {"error": error}}}
     monkeypatch.setattr(suite, "build_all", lambda *_: ([], {}))
+
+    def race() -> None:
+        suite.test_race(case, lambda *_: found, selection.Selection(), benchmark)
+
+    if error == 0.0:
+        race()
+        assert benchmark.extra_info == found
+        return
     with pytest.raises(pytest.fail.Exception, match="peer"):
-        suite.test_race(case, compete, selection.Selection(), benchmark)
+        race()
     assert not benchmark.extra_info
 
 
 @pytest.mark.parametrize(
-    ("status", "options", "published"),
-    [(0, [], True), (1, [], True), (2, [], False), (2, ["--name", "part"], True)],
+    ("status", "options", "name"),
+    [(0, [], "cpu"), (1, [], "cpu"), (2, [], "cpu-part"), (2, ["--name", "cpu"], "cpu-part")],
 )
-def test_an_interrupted_run_of_everything_replaces_no_record(
-    status: int, options: list[str], published: bool, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_replaces_no_record(
+    status: int, options: list[str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = []
+    names = []
     monkeypatch.setattr(record, "run", lambda _: (record.load(RECORD), status))
-    monkeypatch.setattr(record, "publish", lambda *_: done.append(1) or [])
+    monkeypatch.setattr(record, "publish", lambda _, name, folder: names.append(name) or [])
     assert cli.main(options) == status
-    assert bool(done) == published
+    assert names == [name]
 
 
 @pytest.mark.parametrize(

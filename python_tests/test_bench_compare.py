@@ -133,7 +133,7 @@ def test_nothing_in_common_is_an_error_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["--compare", "--from"])
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "No such file"), ("{}", "is no record of races"), ("[1", "is no record of races")],
+    [(None, "No such file"), *((text, "is no record of races") for text in ("{}", "[]", "[1"))],
 )
 def test_what_is_no_record_is_a_fault_of_the_command_line(
     option: str,

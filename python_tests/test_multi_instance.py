@@ -1,6 +1,7 @@
 """Multi-instance pooling: the reference, finite differences, LibAUC's MIDAM, state, extremes."""
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
-def batches(count: int = 4) -> list[Inputs]:
-    """Scores, attention logits and ids that come back, also within a batch."""
-    ids = [torch.tensor([0, 3, 5, 1, 6]), torch.tensor([2, 3, 0, 4, 1])]
+def batches(count: int = 4, *, twice: bool = True) -> list[Inputs]:
+    """Scores, attention logits and ids that come back, with `twice` also within a batch."""
+    ids = [torch.tensor([0, 3, 5, 1, 6]), torch.tensor([2, 3, 4, 3 if twice else 0, 1])]
     return [
         (randn(BATCH, SAMPLED, seed=k), randn(BATCH, SAMPLED, seed=k + 50), ids[k % 2])
         for k in range(count)
@@ -157,6 +158,24 @@ def test_an_id_twice_in_a_batch_is_the_mean(mode: str) -> None:
     assert float(pooled[0]) == float(pooled[1])
 
 
+def test_scores_of_minus_infinity_are_masked() -> None:
+    scores, _, index = batches()[0]
+    masked = scores.clone()
+    masked[:, -1] = -torch.inf
+    masked[1] = -torch.inf
+    module, plain = make("softmax"), make("softmax")
+    found = pool(module, (masked, scores, index))
+    expected = pool(plain, (scores[:, :-1], scores, index))
+    kept = torch.arange(BATCH) != 1
+    share = math.log((SAMPLED - 1) / SAMPLED)  # the mean is over all of the sample
+    close("pooled", found[0][kept], expected[0][kept] + 0.4 * share, 1e-10)
+    close("slopes", found[1][kept, :-1], expected[1][kept], 1e-10)
+    assert not found[1][kept, -1].any()
+    assert found[0][1].isnan()
+    assert module.state is not None
+    assert module.state.value[index[1]] == -torch.inf  # as if it had not been there
+
+
 def test_compiled() -> None:
     module, other = make("softmax"), make("softmax")
     run = torch.compile(
@@ -187,7 +206,7 @@ def test_midam_is_libauc_s(mode: str) -> None:
     inner.alpha += 0.6
     ours = make(mode, initial_state="zero")
     labels = torch.tensor([1, 0, 1, 0, 0])
-    for scores, attention, index in batches():
+    for scores, attention, index in batches(twice=False):
         leaves = [scores.clone().requires_grad_(), attention.clone().requires_grad_()]
         if mode == "softmax":
             pooled_input: Any = (leaves[0] / 0.4).exp().mean(dim=1, keepdim=True)

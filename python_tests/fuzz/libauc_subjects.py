@@ -11,7 +11,7 @@ from subjects import Subject, Tensors
 
 from xrisk_ext import libauc
 
-# Where these losses are not exact yet.
+# Bags whose mean is smaller are those of a state that float32 holds as zero.
 MIDAM_LEAST = 1e-30
 NAMES = ("y_pred", "y_true", "index")
 RELEVANT = 3  # of every list, in front

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-# Rows shorter than this are not exact yet: one over their length overflows in float32.
+# Of shorter rows one over the length overflows in float32.
 SHORTEST_ROW = 1e-37
 
 # What becomes of scores that are not finite:

@@ -1,6 +1,7 @@
 """What is one op on the CPU and composed of several on CUDA, composed as there, on the CPU."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import test_fuzz_contracts as contracts
@@ -29,6 +30,20 @@ REFUSED_ON_THE_CPU = {
 }
 
 
+# The steps of the CPU, which must not run.
+FUSED = (
+    "xrisk_ext.losses.compositional_entropic.query_step",
+    "xrisk_ext.losses.contrastive_queues.query_step",
+    "xrisk_ext.libauc._classification.entropic_step",
+    "xrisk_ext.libauc._multi_instance.pooled_margin_step",
+    "xrisk_ext.libauc._auc.ranked_precision_step",
+)
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("this is the step of the CPU")
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", COMPOSED)
 def test_as_composed_on_cuda(
@@ -37,4 +52,6 @@ def test_as_composed_on_cuda(
     if (name, check) in REFUSED_ON_THE_CPU:
         pytest.skip("weights that are NaN are refused on the CPU, by design")
     monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda _: False))
+    for step in FUSED:
+        monkeypatch.setattr(step, refuse)
     check(name=name, device="cpu")

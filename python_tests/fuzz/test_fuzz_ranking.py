@@ -69,8 +69,8 @@ def largest(x: Tensor) -> float:
     return float(finite.max()) if finite.numel() else 0.0
 
 
-def near(what: str, actual: Tensor, expected: Tensor, tolerance: float, terms: float = 1.0) -> None:
-    """Relative to the largest and to `terms`, which may cancel; only what fits the dtype."""
+def near(what: str, actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Relative to the largest, or to 1, which may cancel; only what fits the dtype."""
     info = torch.finfo(actual.dtype)
     actual, reached = actual.cpu().double(), ~(expected.abs() > 0.25 * info.max)
     size = max(largest(expected[reached]), 1.0)

@@ -4,10 +4,10 @@ Fair races of xrisk_ext against its peers: ratio tables with their spread, the f
 every time, peak memory, and the fraction of what the machine can do at most.
 
   bench                                   all races; writes cpu.json and cpu.png
+                                          Ctrl-C keeps what was raced so far, as cpu-part.json
   bench --quick                           a few cases, short races: noisy, printed only
   bench --op average_precision --peer libauc --peer eager --case B=4096
   bench --op ndcg --name cpu --add        these races anew, the others of cpu.json as they were
-  bench --name part                       Ctrl-C keeps what was raced so far, under that name
   bench --from cpu.json                   print an earlier run again
   bench --compare OLD.json NEW.json       exit status 1 on a regression
 """
@@ -91,7 +91,7 @@ def _record(path: str) -> dict[str, Any]:
         return record.load(Path(path))
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise argparse.ArgumentTypeError(f"{path} is no record of races") from error
 
 
@@ -130,13 +130,14 @@ def _bench(options: argparse.Namespace) -> int:
         if options.device == "cuda" and not _has_cuda():
             return _fail("--device cuda: torch sees no CUDA device")
         found, status = record.run(selection)
-        whole = whole and status != record.INTERRUPTED
     print(tables.render(found))
 
     if earlier:
         found = record.add(earlier, found)
     if options.name or options.output or options.add or whole:
         name = options.name or found.get("name") or options.device
+        if status == record.INTERRUPTED and not earlier:
+            name += "-part"
         print("wrote", *record.publish(found, name, folder))
     return status
 

@@ -43,7 +43,7 @@ class Contestant:
     call: Callable[[], Any]
     reset: Callable[[], Any] = lambda: None
     error: Callable[[], float] | None = None  # of the last call, after a reset, against float64
-    own: bool = False  # another algorithm of ours
+    own: bool = False  # runs kernels of ours
     device: str = "cpu"  # "cuda" where its calls only queue work: laps then wait for it
 
     def wait(self) -> None:

@@ -5,6 +5,8 @@ A loss over embeddings is written once, for its own rows against the keys of all
 gathers and sums over processes.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,8 @@ class WholeBatch:
         log: bool = True,
         write: bool,
     ) -> Tensor:
-        """What the state stores for the own rows, duplicate ids of all averaged.
+        """What the state stores for the own rows, duplicate ids of all averaged; of logarithms
+        the blends before they are rounded to it.
 
         Shapes: state ``[N]`` or ``[S, N]``, index ``[B]``, values and result ``[B]`` or ``[S, B]``,
         gamma a number or one per row. With ``write=False`` the state is read only.
@@ -66,14 +69,12 @@ class WholeBatch:
 def update_sides(
     state: Tensor, index: Tensor, values: Tensor, gamma: float | Tensor, log: bool
 ) -> Tensor:
-    """The update of a state ``[N]`` or, side by side, ``[S, N]``."""
+    """The update of a state ``[N]`` or, side by side, ``[S, N]``; logarithms as `blends` are."""
+    update = partial(blends, log=True) if log else moving_average_update_
     if state.dim() == 1:
-        return moving_average_update_(state, index, values, gamma, log=log)
+        return update(state, index, values, gamma)
     return torch.stack(
-        [
-            moving_average_update_(side, index, of_side, gamma, log=log)
-            for side, of_side in zip(state, values, strict=True)
-        ]
+        [update(side, index, of_side, gamma) for side, of_side in zip(state, values, strict=True)]
     )
 
 

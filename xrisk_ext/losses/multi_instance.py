@@ -46,7 +46,7 @@ class MultiInstancePooling(Schedules):
 
     In ``eval()`` the state is neither read nor written. Where a score is NaN or infinite, the
     bag's pooled score is NaN, and its state is left alone; in mode "softmax" a score of -inf adds
-    exp(-inf) = 0, as an instance that is masked.
+    exp(-inf) = 0, as an instance that is masked, if one of its bag is not.
 
     Source: Zhu et al., "Provable multi-instance deep AUC maximization with stochastic pooling"
     (ICML 2023).
@@ -141,7 +141,8 @@ class MultiInstancePooling(Schedules):
     ) -> Tensor:
         temperature = self.temperature.to(h.dtype)
         log_v = _log_mean(h / temperature)
-        seen = log_s = log_v.detach().double()
+        seen = log_v.detach().double()
+        seen = log_s = torch.where(seen == -torch.inf, torch.nan, seen)
         if state is not None:
             assert index is not None
             log_s = blends(state.value, index, seen, self.gamma, log=True, write=update_state)

@@ -202,10 +202,10 @@ void run_all(std::mt19937_64& random) {
 int main() {
   for_each_schedule([] {
     std::mt19937_64 random(3);
-    run_all<float>(random);
-    run_all<double>(random);
-    run_rare<float>(random);
-    run_rare<double>(random);
+    for_each_type([&](auto zero) {
+      run_all<decltype(zero)>(random);
+      run_rare<decltype(zero)>(random);
+    });
   });
   return report();
 }

@@ -296,12 +296,10 @@ void test_refusals() {
 int main() {
   for (Surrogate surrogate : {Surrogate::kHinge, Surrogate::kBarrierHinge, Surrogate::kLogistic,
                               Surrogate::kSquaredHinge}) {
-    test_values<float>(surrogate);
-    test_values<double>(surrogate);
+    for_each_type([&](auto zero) { test_values<decltype(zero)>(surrogate); });
     test_nan(surrogate);
   }
-  test_direct<float>();
-  test_direct<double>();
+  for_each_type([](auto zero) { test_direct<decltype(zero)>(); });
   test_refusals();
   return report();
 }

@@ -169,12 +169,12 @@ void test_refusals() {
 }  // namespace
 
 int main() {
-  test_values<float>();
-  test_values<double>();
-  test_spreads<float>();
-  test_spreads<double>();
-  test_infinity<float>();
-  test_infinity<double>();
+  for_each_type([](auto zero) {
+    using T = decltype(zero);
+    test_values<T>();
+    test_spreads<T>();
+    test_infinity<T>();
+  });
   test_refusals();
   return report();
 }

@@ -17,7 +17,7 @@ namespace {
 using Wide = long double;
 const double kNaN = std::nan("");
 
-void phi(Surrogate kind, Wide d, Wide m, Wide s, Wide& value, Wide& slope) {
+[[maybe_unused]] void phi(Surrogate kind, Wide d, Wide m, Wide s, Wide& value, Wide& slope) {
   const Wide z = m + d;
   value = slope = 0;
   switch (kind) {
@@ -403,14 +403,13 @@ void test_errors() {
 }  // namespace
 
 int main() {
-  test_values<float>();
-  test_values<double>();
-  test_sizes<float>();
-  test_sizes<double>();
-  test_not_finite<float>();
-  test_not_finite<double>();
-  test_infinities<float>();
-  test_infinities<double>();
+  for_each_type([](auto zero) {
+    using T = decltype(zero);
+    test_values<T>();
+    test_sizes<T>();
+    test_not_finite<T>();
+    test_infinities<T>();
+  });
   test_errors();
   return report();
 }

@@ -43,7 +43,7 @@ def _hinge(d: Tensor, _: Tensor, margin: float, __: float, sums: Tensor) -> floa
 
 def _barrier_hinge(d: Tensor, spare: Tensor, margin: float, scale: float, sums: Tensor) -> float:
     above = d > (scale * margin / (scale - 1.0) if scale > 1.0 else torch.inf)
-    below = d < -margin
+    below = d <= -margin  # at a kink the slope of its left
     torch.add(d, margin, out=spare)
     torch.where(below, spare * -scale, spare, out=spare)
     torch.where(above, (d - margin) * scale + margin, spare, out=spare)
