@@ -5,8 +5,6 @@ A loss over embeddings is written once, for its own rows against the keys of all
 gathers and sums over processes.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -70,11 +68,14 @@ def update_sides(
     state: Tensor, index: Tensor, values: Tensor, gamma: float | Tensor, log: bool
 ) -> Tensor:
     """The update of a state ``[N]`` or, side by side, ``[S, N]``; logarithms as `blends` are."""
-    update = partial(blends, log=True) if log else moving_average_update_
+    update = blends if log else moving_average_update_
     if state.dim() == 1:
-        return update(state, index, values, gamma)
+        return update(state, index, values, gamma, log=log)
     return torch.stack(
-        [update(side, index, of_side, gamma) for side, of_side in zip(state, values, strict=True)]
+        [
+            update(side, index, of_side, gamma, log=log)
+            for side, of_side in zip(state, values, strict=True)
+        ]
     )
 
 
