@@ -31,7 +31,7 @@ def test_names_are_distinct():
 
 def test_tests_exist():
     cmake = (ROOT / "CMakeLists.txt").read_text()
-    cpp = re.search(r"foreach\(test\n([^)]*)\)", cmake)[1].split()
+    cpp = re.search(r"set\(tests\n([^)]*)\)", cmake)[1].split()
     cuda = {path.stem for path in (ROOT / "csrc/tests/cuda").glob("test_*.cu")}
     assert {bug.test for bug in LIST.BUGS} <= {*cpp, *cuda}
     assert all((ROOT / path).is_file() for path in LIST.CUDA_SOURCES)
