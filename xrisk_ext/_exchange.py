@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrisk_ext.losses._rows import WholeBatch, update_sides
-from xrisk_ext.state import copy_of_rows
 
 if TYPE_CHECKING:
     from xrisk_ext._state_shard import StateShard
@@ -259,13 +258,9 @@ class ShardOfBatch(WholeBatch):
             index, by_row = self.gather_constants(index, by_row)
         values = by_row.movedim(0, -1).contiguous()
         shard = self._shards.get(id(state))
-        if shard is not None:
-            table, ids = shard.fetch(index)
-        elif write:
-            table, ids = state, index
-        else:
-            table, ids = copy_of_rows(state, index)
-        stored = update_sides(table, ids, values, gamma, log)
+        # what was fetched is a copy, which is stored below or not
+        table, ids = (state, index) if shard is None else shard.fetch(index)
+        stored = update_sides(table, ids, values, gamma, log, write or shard is not None)
         if shard is not None and write:
             shard.store(table, index)
         return self._own(stored)

@@ -103,11 +103,10 @@ class EntLossClassification(nn.Module):
         count = max(len(sums), 1)
         if not self.training:
             return torch.exp(sums - sums.detach()).sum() / count
-        old = state.index_select(0, index)
+        gamma: float | Tensor = self.gamma
         if self.is_scent:  # the step size of a proximal point method, an entry
-            gamma = torch.sigmoid(self.alpha + self.alpha_multiplier * old.double())
-        else:
-            gamma = torch.full_like(old, self.gamma, dtype=torch.float64)
+            old = state.index_select(0, index).double()
+            gamma = torch.sigmoid(self.alpha + self.alpha_multiplier * old)
         nu = blends(state, index, observed, gamma, log=True)
         weights = (observed - nu).exp().to(sums)
         return (weights * torch.exp(sums - sums.detach())).sum() / count

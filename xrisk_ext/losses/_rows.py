@@ -55,9 +55,7 @@ class WholeBatch:
         Shapes: state ``[N]`` or ``[S, N]``, index ``[B]``, values and result ``[B]`` or ``[S, B]``,
         gamma a number or one per row. With ``write=False`` the state is read only.
         """
-        if not write:
-            state, index = copy_of_rows(state, index)
-        return update_sides(state, index, values, gamma, log)
+        return update_sides(state, index, values, gamma, log, write)
 
     def read(self, state: Tensor, index: Tensor) -> Tensor:
         """The state's rows of the own ids."""
@@ -65,18 +63,20 @@ class WholeBatch:
 
 
 def update_sides(
-    state: Tensor, index: Tensor, values: Tensor, gamma: float | Tensor, log: bool
+    state: Tensor, index: Tensor, values: Tensor, gamma: float | Tensor, log: bool, write: bool
 ) -> Tensor:
     """The update of a state ``[N]`` or, side by side, ``[S, N]``; logarithms as `blends` are."""
-    update = blends if log else moving_average_update_
+    if not log and not write:
+        state, index = copy_of_rows(state, index)
+
+    def update(side: Tensor, of_side: Tensor) -> Tensor:
+        if log:
+            return blends(side, index, of_side, gamma, log=True, write=write)
+        return moving_average_update_(side, index, of_side, gamma)
+
     if state.dim() == 1:
-        return update(state, index, values, gamma, log=log)
-    return torch.stack(
-        [
-            update(side, index, of_side, gamma, log=log)
-            for side, of_side in zip(state, values, strict=True)
-        ]
-    )
+        return update(state, values)
+    return torch.stack([update(*sides) for sides in zip(state, values, strict=True)])
 
 
 def blends(
