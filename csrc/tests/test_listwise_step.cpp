@@ -6,23 +6,12 @@
 #include <functional>
 
 #include "tests/check.h"
+#include "tests/list_options.h"
 
 using namespace xrisk;
 using namespace xrisk::test;
 
 namespace {
-
-ListOptions options_of(int loss) {
-  ListOptions options;
-  options.loss = static_cast<ListLoss>(loss);
-  options.max_iterations = 4;
-  options.tolerance = 0.0;
-  options.low = -4.1;
-  options.high = 4.3;
-  options.cutoffs[0] = 3;
-  options.cutoff_count = 1;
-  return options;
-}
 
 template <class T>
 struct Batch {
@@ -83,7 +72,7 @@ void check_lambda_rank(int64_t length, uint64_t levels) {
   const Batch<double> batch(1, length, levels);
   std::vector<double> values;
   const std::vector<double> gradient =
-      step(batch, options_of(static_cast<int>(ListLoss::kLambdaRank)), TwoThreads(), values);
+      step(batch, options_of(ListLoss::kLambdaRank), TwoThreads(), values);
   std::vector<size_t> items;
   for (size_t k = 0; k < batch.mask.size(); ++k) {
     if (batch.mask[k]) items.push_back(k);
@@ -138,7 +127,7 @@ void check_threads(const ListOptions& options, int64_t lists, int64_t length, ui
 int main() {
   for_each_simd([](const char*) {
     for (int loss = 0; loss < kListLossCount; ++loss) {
-      const ListOptions options = options_of(loss);
+      const ListOptions options = options_of(static_cast<ListLoss>(loss));
       // LambdaRank's weights are constants: its gradient is no derivative of its value
       if (options.loss != ListLoss::kLambdaRank) check_gradient(options);
     }
@@ -147,7 +136,7 @@ int main() {
   });
   const int64_t wide = small_cases ? 300 : 5000;  // chunks of anchors of one list
   for (int loss = 0; loss < kListLossCount; ++loss) {
-    const ListOptions options = options_of(loss);
+    const ListOptions options = options_of(static_cast<ListLoss>(loss));
     check_threads(options, tiny_cases ? 20 : 70, 30);
     check_threads(options, 1, options.loss == ListLoss::kNeuralNDCG ? 60 : wide);
     // parts of the list by splits, others pair by pair

@@ -9,24 +9,13 @@
 #include "cpu/pooled_margin_step.h"
 #include "cpu/ranked_precision.h"
 #include "cpu/topk.h"
+#include "tests/list_options.h"
 #include "tests/threads.h"
 
 using namespace xrisk;
 using namespace xrisk::test;
 
 namespace {
-
-ListOptions options_of(ListLoss loss) {
-  ListOptions options;
-  options.loss = loss;
-  options.max_iterations = 4;
-  options.tolerance = 0.0;
-  options.low = -4.1;
-  options.high = 4.3;
-  options.cutoffs[0] = 3;
-  options.cutoff_count = 1;
-  return options;
-}
 
 void check_listwise(ListLoss loss, int64_t lists, int64_t length, uint64_t levels = 4,
                     double temperature = 0.5) {
